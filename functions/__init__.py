@@ -1,0 +1,1 @@
+"""The pipeline's functions: one source bundle, an entry point a file."""

@@ -1,0 +1,123 @@
+"""Copy the training artifacts to the serving bucket, and pin what was copied."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import flask
+import functions_framework
+from flask.typing import ResponseReturnValue
+
+from functions.entry import respond
+from functions.steps import edit, step
+from shared.domain.deployment import Deployment, StepName
+from shared.errors import ArtifactsRefused
+from shared.messages import CopyArtifacts
+from shared.ports import Ports, StoredObject
+from shared.wiring import ports
+
+FILES_AT_MOST = 10_000
+BYTES_AT_MOST = 20 * 2**30
+COPIES_AT_ONCE = 8
+MANIFEST = "manifest.json"
+
+
+def copy(command: CopyArtifacts, ports: Ports) -> dict[str, Any]:
+    """Copy every artifact of the run, then write the manifest with their generations.
+
+    A repeat finds each copy in place (they are created, never overwritten) and the same
+    manifest. ArtifactsRefused when the tree is no SavedModel, or changed meanwhile.
+    """
+    with step(command, StepName.COPY_ARTIFACTS, ports) as (deployment, recorder):
+        bucket = ports.settings.serving_bucket
+        prefix = f"models/{deployment.model_id}/{deployment.name}/"
+        copies = _copy_tree(deployment, bucket, prefix, ports)
+        manifest = _manifest(deployment, prefix, copies)
+        content = json.dumps(manifest, indent=1, sort_keys=True).encode()
+        if not ports.objects.create(bucket, prefix + MANIFEST, content, "application/json"):
+            _same_as_before(ports.objects.read(bucket, prefix + MANIFEST), manifest)
+        path, digest = f"gs://{bucket}/{prefix}", manifest["digest"]
+        edit(
+            command,
+            ports,
+            lambda found: replace(found, serving_model_path=path, artifact_digest=digest),
+        )
+        size = sum(copied.size for copied in copies)
+        recorder.detail = f"{len(copies)} files, {size / 1e6:.1f} MB, {digest[:19]}…"
+    return {"deployment_id": deployment.id, "files": len(copies), "bytes": size, "digest": digest}
+
+
+def digest_of(files: list[dict[str, Any]]) -> str:
+    """Return the identity of a tree: SHA-256 over path, size and crc32c of each file."""
+    lines = "".join(
+        f"{file['path']}\t{file['size']}\t{file['crc32c']}\n"
+        for file in sorted(files, key=lambda file: str(file["path"]))
+    )
+    return "sha256:" + sha256(lines.encode()).hexdigest()
+
+
+def _copy_tree(
+    deployment: Deployment, bucket: str, prefix: str, ports: Ports
+) -> list[StoredObject]:
+    source_bucket, _, folder = deployment.artifact_uri.removeprefix("gs://").partition("/")
+    found = [
+        stored
+        for stored in ports.objects.list(source_bucket, folder + "/")
+        if not stored.name.endswith("/")  # a "folder" that a console made
+    ]
+    names = {stored.name.removeprefix(folder + "/") for stored in found}
+    if "saved_model/saved_model.pb" not in names:
+        raise ArtifactsRefused(
+            f"{deployment.artifact_uri} holds no saved_model/saved_model.pb "
+            f"({len(names)} files found); export the model as a SavedModel and publish again"
+        )
+    if MANIFEST in names:
+        raise ArtifactsRefused(f"{MANIFEST} is the pipeline's own; training must not write one")
+    if len(found) > FILES_AT_MOST or sum(stored.size for stored in found) > BYTES_AT_MOST:
+        raise ArtifactsRefused(f"{deployment.artifact_uri} is too large: {len(found)} files")
+
+    def copy_one(stored: StoredObject) -> StoredObject:
+        target = prefix + stored.name.removeprefix(folder + "/")
+        return ports.objects.copy(source_bucket, stored, bucket, target)
+
+    with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
+        return list(pool.map(copy_one, found))
+
+
+def _manifest(deployment: Deployment, prefix: str, copies: list[StoredObject]) -> dict[str, Any]:
+    files = [
+        {
+            "path": copied.name.removeprefix(prefix),
+            "size": copied.size,
+            "crc32c": copied.crc32c,
+            "generation": copied.generation,
+        }
+        for copied in copies
+    ]
+    return {
+        "schema_version": 1,
+        "model_id": deployment.model_id,
+        "version": deployment.version,
+        "training_run": deployment.training_run,
+        "source": deployment.artifact_uri,
+        "files": files,
+        "digest": digest_of(files),
+    }
+
+
+def _same_as_before(content: bytes | None, manifest: dict[str, Any]) -> None:
+    if content is None or json.loads(content)["digest"] != manifest["digest"]:
+        raise ArtifactsRefused(
+            "the artifacts changed between two tries of the copy; "
+            "training must not touch artifacts that it has published"
+        )
+
+
+@functions_framework.http
+def copy_artifacts(request: flask.Request) -> ResponseReturnValue:
+    """Copy the training artifacts to the serving bucket (one workflow step)."""
+    return respond(CopyArtifacts, request, lambda command: copy(command, ports()))

@@ -1,0 +1,27 @@
+"""The bundle's root: every entry point by the name that it is deployed under."""
+
+from functions.abort_deployment import abort_deployment
+from functions.cancel import cancel
+from functions.check_health import check_health
+from functions.claim_deployment import claim_deployment
+from functions.copy_artifacts import copy_artifacts
+from functions.create_revision import create_revision
+from functions.finish_deployment import finish_deployment
+from functions.on_training_completed import on_training_completed
+from functions.reconcile import reconcile
+from functions.roll_back import roll_back
+from functions.shift_traffic import shift_traffic
+
+__all__ = [
+    "abort_deployment",
+    "cancel",
+    "check_health",
+    "claim_deployment",
+    "copy_artifacts",
+    "create_revision",
+    "finish_deployment",
+    "on_training_completed",
+    "reconcile",
+    "roll_back",
+    "shift_traffic",
+]

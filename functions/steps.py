@@ -1,0 +1,151 @@
+"""What the steps of a rollout share: their record in Firestore, and the traffic rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from shared import logs
+from shared.domain.deployment import Deployment, Step, StepName, StepState
+from shared.domain.model import Book, holds
+from shared.domain.traffic import Split, describe
+from shared.errors import Conflict, PipelineError, Superseded, TrafficNotApplied
+from shared.messages import StepRequest
+from shared.ports import Ports, ServiceView, Stale
+
+APPLIED_WITHIN_S = 60.0
+POLL_S = 0.25
+CONFLICTS_AT_MOST = 20
+
+
+@dataclass
+class Recorder:
+    """Collects what a running step did: its `detail`, and whether `more` of it follows."""
+
+    detail: str = ""
+    more: bool = False
+
+
+@contextmanager
+def step(
+    command: StepRequest, name: StepName, ports: Ports
+) -> Iterator[tuple[Deployment, Recorder]]:
+    """Record start, end, detail and error of a step around its work.
+
+    Superseded, before anything is done, unless the deployment still holds its model's
+    rollout. A repeat starts the record again; the start of the first try is kept.
+    """
+    deployment = edit(command, ports, lambda found: _started(found, name, ports))
+    recorder = Recorder()
+    try:
+        yield deployment, recorder
+    except PipelineError as error:
+        # A Superseded rollout's record belongs to whoever took over.
+        if not isinstance(error, Superseded):
+            edit(command, ports, partial(_failed, name=name, error=error, ports=ports))
+        raise
+    edit(command, ports, lambda found: _done(found, name, recorder, ports))
+
+
+def edit(
+    command: StepRequest, ports: Ports, change: Callable[[Deployment], Deployment]
+) -> Deployment:
+    """Change the deployment in one transaction that compares the fencing token first."""
+
+    def move(book: Book) -> Deployment:
+        deployment = book.deployment(command.deployment_id)
+        holds(book, deployment)
+        if deployment.execution != command.execution:
+            raise Conflict(f"{deployment.id!r} belongs to execution {deployment.execution!r}")
+        changed = change(deployment)
+        if changed != deployment:
+            book.put(changed)
+        return changed
+
+    return ports.state.change(model_of(command.deployment_id, ports), move)
+
+
+def model_of(deployment_id: str, ports: Ports) -> str:
+    """Return the model of a deployment; NotFound where there is none."""
+    return ports.state.deployment(deployment_id).model_id
+
+
+def apply_traffic(
+    service: str,
+    model_id: str,
+    token: int | None,
+    ports: Ports,
+    tags: Mapping[str, str] | None = None,
+) -> ServiceView:
+    """Make Cloud Run serve the model's desired split; return the service that does.
+
+    The one way in which traffic is ever changed: read the service and its etag, check the
+    token, write under that etag, start again on a conflict, believe `traffic_statuses`.
+    So whoever was overtaken fails, in any interleaving: Superseded. TrafficNotApplied
+    when Cloud Run does not serve the split in time. Tags of others are kept.
+    """
+    for _ in range(CONFLICTS_AT_MOST):
+        seen = ports.cloud_run.service(service)
+        model = ports.state.model(model_id)
+        if model.token != token:
+            raise Superseded(model_id, token, model.token)
+        wanted = model.desired
+        wanted_tags = {**seen.tags, **(tags or {})}
+        try:
+            ports.cloud_run.write_traffic(seen, wanted, wanted_tags, model.token)
+        except Stale as conflict:
+            logs.log("traffic write conflicted", service=service, conflict=str(conflict))
+            continue
+        served = _wait_until_served(service, wanted, wanted_tags, ports)
+        logs.log("traffic applied", service=service, token=token, traffic=dict(wanted))
+        return served
+    raise TrafficNotApplied(service, "the split", "an ever-changing one", 0)
+
+
+def _wait_until_served(
+    service: str, wanted: Split, tags: Mapping[str, str], ports: Ports
+) -> ServiceView:
+    waited_s = 0.0
+    while True:
+        seen = ports.cloud_run.service(service)
+        if dict(seen.split) == dict(wanted) and set(tags) <= set(seen.tag_urls):
+            return seen
+        if dict(seen.written) != dict(wanted) or waited_s >= APPLIED_WITHIN_S:
+            raise TrafficNotApplied(service, describe(wanted), describe(seen.split), waited_s)
+        ports.clock.sleep(POLL_S)
+        waited_s += POLL_S
+
+
+def _started(deployment: Deployment, name: StepName, ports: Ports) -> Deployment:
+    before = deployment.steps.get(name.value, Step())
+    started_at = before.started_at or ports.clock.now()
+    if before.state is StepState.DONE:
+        return deployment
+    return deployment.with_step(
+        name, replace(before, state=StepState.RUNNING, started_at=started_at)
+    )
+
+
+def _done(deployment: Deployment, name: StepName, recorder: Recorder, ports: Ports) -> Deployment:
+    before = deployment.steps[name.value]
+    if recorder.more:
+        return deployment.with_step(name, replace(before, detail=recorder.detail, error=""))
+    ended_at = before.ended_at or ports.clock.now()
+    done = replace(
+        before, state=StepState.DONE, ended_at=ended_at, detail=recorder.detail, error=""
+    )
+    return deployment.with_step(name, done)
+
+
+def _failed(
+    deployment: Deployment, name: StepName, error: PipelineError, ports: Ports
+) -> Deployment:
+    before = deployment.steps[name.value]
+    # One that may still succeed is tried again: it runs on, with its last error beside it.
+    state = StepState.RUNNING if error.http_status >= 500 else StepState.FAILED
+    ended_at = ports.clock.now() if state is StepState.FAILED else None
+    return deployment.with_step(
+        name, replace(before, state=state, ended_at=ended_at, error=str(error))
+    )

@@ -1,0 +1,49 @@
+"""Settings, from the environment only: the same names in production and on one machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TRAINING_TOPIC = "training-completed"
+DEAD_LETTER_TOPIC = "training-completed-dead-letter"
+WORKFLOW = "deploy-model"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are. `grpc_emulator` is host:port of a plaintext server, or empty."""
+
+    project: str
+    region: str
+    serving_bucket: str
+    training_buckets: frozenset[str]
+    functions_url: str
+    grpc_emulator: str
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+        """Read TURNOUT_*; ValueError names the one that is missing and cannot be derived."""
+        values = os.environ if environment is None else environment
+        project = values.get("TURNOUT_PROJECT") or values.get("GOOGLE_CLOUD_PROJECT", "")
+        if not project:
+            raise ValueError("set TURNOUT_PROJECT to the Google Cloud project")
+        region = values.get("TURNOUT_REGION", "europe-central2")
+        training = values.get("TURNOUT_TRAINING_BUCKETS") or f"{project}-training"
+        return Settings(
+            project=project,
+            region=region,
+            serving_bucket=values.get("TURNOUT_SERVING_BUCKET") or f"{project}-serving",
+            training_buckets=frozenset(filter(None, (b.strip() for b in training.split(",")))),
+            functions_url=(
+                values.get("TURNOUT_FUNCTIONS_URL")
+                or f"https://{region}-{project}.cloudfunctions.net"
+            ).rstrip("/"),
+            grpc_emulator=values.get("TURNOUT_GRPC_EMULATOR_HOST", ""),
+        )
+
+    @property
+    def parent(self) -> str:
+        """The resource name of the region."""
+        return f"projects/{self.project}/locations/{self.region}"

@@ -1,0 +1,1 @@
+"""The rules of a deployment, pure: standard library only, no clock, no network."""

@@ -1,0 +1,181 @@
+"""A deployment: what is recorded about it, and which status may follow which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from shared.domain.rollout import RolloutPlan
+from shared.errors import TransitionRefused
+
+
+class Status(StrEnum):
+    """The six words that the API and the pages use."""
+
+    DEPLOYING = "deploying"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+
+
+# A version that once was active can be active again (rollback); one that failed or was
+# cancelled never was, and is deployed anew by another request.
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.DEPLOYING: frozenset({Status.ACTIVE, Status.FAILED, Status.CANCELLED}),
+    Status.ACTIVE: frozenset({Status.INACTIVE, Status.ROLLED_BACK}),
+    Status.INACTIVE: frozenset({Status.ACTIVE}),
+    Status.ROLLED_BACK: frozenset({Status.ACTIVE}),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+
+CAN_BE_RETURNED_TO = frozenset({Status.INACTIVE, Status.ROLLED_BACK})
+
+
+class StepName(StrEnum):
+    """The steps of the progress view, in their order."""
+
+    COPY_ARTIFACTS = "copy_artifacts"
+    CONFIGURE_SERVICE = "configure_service"
+    DEPLOY_REVISION = "deploy_revision"
+    HEALTH_CHECKS = "health_checks"
+    SWITCH_TRAFFIC = "switch_traffic"
+
+
+class StepState(StrEnum):
+    """How far one step has come."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's record; `detail` says what it did, `error` why it could not."""
+
+    state: StepState = StepState.PENDING
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    detail: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model as Terraform declares it; the pipeline only reads it, and snapshots it."""
+
+    model_id: str
+    image: str
+    service_account: str
+    cpu: str = "2"
+    memory: str = "4Gi"
+    min_instances: int = 1
+    max_instances: int = 10
+    concurrency: int = 80
+    startup_timeout_s: int = 240
+    env: Mapping[str, str] = field(default_factory=dict)
+    golden_customers: tuple[str, ...] = ()
+
+    @property
+    def service(self) -> str:
+        """The Cloud Run service that serves this model."""
+        return f"model-serving-{self.model_id}"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One version of one model, from the request to what became of it.
+
+    `token` is the fencing token while (and since) it holds the model's lock; without one
+    it waits for its turn. `snapshot` is the traffic that an abort restores.
+    """
+
+    id: str
+    model_id: str
+    version: int
+    training_run: int
+    request_id: str
+    artifact_uri: str
+    config: ModelConfig
+    plan: RolloutPlan
+    deployed_by: str
+    created_at: datetime
+    status: Status = Status.DEPLOYING
+    token: int | None = None
+    execution: str = ""
+    cloud_run_service: str = ""
+    cloud_run_revision: str = ""
+    attempt: int = 0
+    endpoint_url: str = ""
+    traffic_percent: int = 0
+    serving_model_path: str = ""
+    artifact_digest: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    recall_at_100: float | None = None
+    recall_at_50: float | None = None
+    recall_at_10: float | None = None
+    healthy: bool = False
+    snapshot: Mapping[str, int] = field(default_factory=dict)
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    reason: str = ""
+    deployed_at: datetime | None = None
+    deactivated_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """`v3`, as people and the serving container call it."""
+        return f"v{self.version}"
+
+    @property
+    def tag(self) -> str:
+        """The Cloud Run tag of this version (three characters at least)."""
+        return f"ver-{self.version}"
+
+    @property
+    def waiting(self) -> bool:
+        """True while another rollout of the model holds the lock."""
+        return self.status is Status.DEPLOYING and self.token is None
+
+    def revision_of_attempt(self, attempt: int) -> str:
+        """The revision name of an attempt: unique for ever, as Cloud Run demands."""
+        return f"{self.config.service}-v{self.version}-{attempt}"
+
+    def become(self, after: Status, at: datetime, reason: str) -> Deployment:
+        """Return it with status `after`; TransitionRefused where the machine lists none."""
+        if after not in TRANSITIONS[self.status]:
+            raise TransitionRefused(self.id, self.status, after)
+        moved = replace(self, status=after, reason=reason)
+        if after is Status.ACTIVE:
+            return replace(moved, deployed_at=at, deactivated_at=None, traffic_percent=100)
+        ended_step = {
+            name: replace(step, state=StepState.FAILED, ended_at=at, error=step.error or reason)
+            if step.state is StepState.RUNNING
+            else step
+            for name, step in self.steps.items()
+        }
+        return replace(moved, deactivated_at=at, traffic_percent=0, steps=ended_step)
+
+    def with_step(self, name: StepName, step: Step) -> Deployment:
+        """Return it with one step's record replaced."""
+        return replace(self, steps={**self.steps, name.value: step})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a deployment: who, when, why."""
+
+    deployment_id: str
+    model_id: str
+    at: datetime
+    actor: str
+    action: str
+    reason: str
+    before: str = ""
+    after: str = ""
+    traffic: Mapping[str, int] = field(default_factory=dict)

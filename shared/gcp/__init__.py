@@ -1,0 +1,1 @@
+"""One adapter per Google service, each on Google's own client."""

@@ -1,0 +1,195 @@
+"""Cloud Run: services read with their etag, written under a mask, revisions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.api_core import exceptions, retry
+from google.cloud import run_v2
+
+from shared.config import Settings
+from shared.domain.deployment import Deployment
+from shared.errors import NotFound, Refused
+from shared.ports import RevisionView, ServiceView, Stale
+
+TOKEN_ANNOTATION = "turnout/fencing-token"
+PORT = 8080
+PROBE_PERIOD_S = 1
+_BY_NAME = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION
+_passing = retry.Retry(
+    predicate=retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.DeadlineExceeded),
+    timeout=30,
+)
+
+
+class RunServices:
+    """Services and revisions of one project and region."""
+
+    def __init__(
+        self,
+        services: run_v2.ServicesClient,
+        revisions: run_v2.RevisionsClient,
+        settings: Settings,
+    ) -> None:
+        self._services = services
+        self._revisions = revisions
+        self._settings = settings
+
+    def service(self, name: str) -> ServiceView:
+        """Return the service as it is now; NotFound where there is none."""
+        try:
+            found = self._services.get_service(name=self._path(name), retry=_passing)
+        except exceptions.NotFound:
+            raise NotFound(
+                f"Cloud Run has no service {name!r}; apply Terraform for this model first"
+            ) from None
+        return _view(found)
+
+    def revision(self, service: str, revision: str) -> RevisionView | None:
+        """Return a revision's own conditions, or None.
+
+        Never `latest_ready_revision`: after a failure that is still the old one.
+        """
+        path = f"{self._path(service)}/revisions/{revision}"
+        try:
+            found = self._revisions.get_revision(name=path, retry=_passing)
+        except exceptions.NotFound:
+            return None
+        states = run_v2.Condition.State
+        for condition in found.conditions:
+            if condition.type_ == "Ready":
+                succeeded = condition.state == states.CONDITION_SUCCEEDED
+                failed = condition.state == states.CONDITION_FAILED
+                return RevisionView(
+                    True if succeeded else False if failed else None, condition.message
+                )
+        return RevisionView(None, "Cloud Run has not said anything about it yet")
+
+    def write_traffic(
+        self, seen: ServiceView, split: Mapping[str, int], tags: Mapping[str, str], token: int
+    ) -> None:
+        """Write the split, the tags and the fencing token over exactly the service seen.
+
+        Repeating is safe: the etag lets one write through, whoever comes second gets Stale.
+        The annotation makes even an unchanged split a change, so a slower writer fails.
+        """
+        self._update(
+            run_v2.Service(
+                name=self._path(seen.name),
+                traffic=_targets(split, tags),
+                annotations={**seen.annotations, TOKEN_ANNOTATION: str(token)},
+                etag=seen.etag,
+            ),
+            ["traffic", "annotations"],
+        )
+
+    def write_template(self, seen: ServiceView, deployment: Deployment, revision: str) -> None:
+        """Write the template of a new revision over exactly the service that was seen.
+
+        The mask leaves the traffic alone. A repeat with the same name and content finds
+        the revision made; with other content Cloud Run refuses the name.
+        """
+        self._update(
+            run_v2.Service(
+                name=self._path(seen.name),
+                template=_template(deployment, revision),
+                etag=seen.etag,
+            ),
+            ["template"],
+        )
+
+    def _update(self, service: run_v2.Service, mask: list[str]) -> None:
+        try:
+            self._services.update_service(
+                request=run_v2.UpdateServiceRequest(service=service, update_mask={"paths": mask}),
+                timeout=60,
+            )
+        except (exceptions.Aborted, exceptions.FailedPrecondition) as error:
+            raise Stale(str(error)) from error
+        except (exceptions.InvalidArgument, exceptions.AlreadyExists) as error:
+            raise Refused(f"Cloud Run refused the {' and '.join(mask)}: {error.message}") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self._settings.parent}/services/{name}"
+
+
+def _view(found: run_v2.Service) -> ServiceView:
+    latest = found.latest_ready_revision.split("/")[-1]
+    split: dict[str, int] = {}
+    for status in found.traffic_statuses:
+        if status.percent:
+            revision = status.revision or latest
+            split[revision] = split.get(revision, 0) + status.percent
+    tagged = [status for status in found.traffic_statuses if status.tag]
+    written: dict[str, int] = {}
+    for target in found.traffic:
+        if target.percent:
+            written[target.revision] = written.get(target.revision, 0) + target.percent
+    return ServiceView(
+        name=found.name.split("/")[-1],
+        etag=found.etag,
+        url=found.uri,
+        split=split,
+        tag_urls={status.tag: status.uri for status in tagged},
+        tags={target.tag: target.revision or latest for target in found.traffic if target.tag},
+        annotations=dict(found.annotations),
+        names_all=bool(found.traffic) and all(t.type_ == _BY_NAME for t in found.traffic),
+        written=written,
+    )
+
+
+def _targets(split: Mapping[str, int], tags: Mapping[str, str]) -> list[run_v2.TrafficTarget]:
+    """One target for each revision with a share, one for each tag, at 0 % of its own."""
+    shares = [
+        run_v2.TrafficTarget(type_=_BY_NAME, revision=revision, percent=percent)
+        for revision, percent in sorted(split.items())
+        if percent
+    ]
+    tagged = [
+        run_v2.TrafficTarget(type_=_BY_NAME, revision=revision, percent=0, tag=tag)
+        for tag, revision in sorted(tags.items())
+    ]
+    return shares + tagged
+
+
+def _template(deployment: Deployment, revision: str) -> run_v2.RevisionTemplate:
+    config = deployment.config
+    values = {
+        **config.env,
+        "MODEL_ID": deployment.model_id,
+        "MODEL_PATH": deployment.serving_model_path,
+        "MODEL_VERSION": deployment.name,
+        "MODEL_DIGEST": deployment.artifact_digest,
+        "TRAINING_RUN": str(deployment.training_run),
+    }
+    container: dict[str, Any] = {
+        "image": config.image,
+        "env": [{"name": name, "value": value} for name, value in sorted(values.items())],
+        "ports": [{"container_port": PORT}],
+        # Setting resources makes cpu_idle False unless it is said: billed by request only.
+        "resources": {
+            "limits": {"cpu": config.cpu, "memory": config.memory},
+            "cpu_idle": True,
+            "startup_cpu_boost": True,
+        },
+        # "Port open" is not "model loaded": ask the container itself.
+        "startup_probe": {
+            "http_get": {"path": "/health", "port": PORT},
+            "period_seconds": PROBE_PERIOD_S,
+            "timeout_seconds": PROBE_PERIOD_S,
+            "failure_threshold": config.startup_timeout_s // PROBE_PERIOD_S,
+        },
+    }
+    return run_v2.RevisionTemplate(
+        {
+            "revision": revision,
+            "service_account": config.service_account,
+            "containers": [container],
+            # The minimum is the service's, so that a tag at 0 % does not keep instances warm.
+            "scaling": {"max_instance_count": config.max_instances},
+            "max_instance_request_concurrency": config.concurrency,
+            "timeout": {"seconds": 60},
+            "labels": {"model": deployment.model_id, "version": deployment.name},
+        }
+    )

@@ -1,0 +1,255 @@
+"""State in Firestore: models, deployments with their events, training runs, API keys."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from hashlib import sha256
+from typing import Any, TypeVar, cast
+
+from google.api_core.exceptions import Aborted, AlreadyExists
+from google.api_core.exceptions import NotFound as DocumentMissing
+from google.cloud import firestore
+from pydantic import TypeAdapter
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from shared.domain.deployment import Deployment, Event
+from shared.domain.model import Model
+from shared.errors import NotFound
+from shared.messages import ModelDeclaration
+
+T = TypeVar("T")
+
+CONTENDED_FOR_S = 30
+LISTED_AT_MOST = 200
+
+_models = TypeAdapter(Model)
+_deployments = TypeAdapter(Deployment)
+_events = TypeAdapter(Event)
+
+
+class FirestoreState:
+    """The pipeline's documents. Every transition goes through `change`, one transaction each."""
+
+    def __init__(self, client: firestore.Client) -> None:
+        self._client = client
+
+    def declaration(self, model_id: str) -> ModelDeclaration | None:
+        """Return a model's declared configuration, or None for an unknown model."""
+        found = self._client.collection("model_configs").document(model_id).get()
+        return ModelDeclaration.model_validate(found.to_dict()) if found.exists else None
+
+    def model_ids(self) -> list[str]:
+        """Return the ids of all declared models."""
+        return sorted(ref.id for ref in self._client.collection("model_configs").list_documents())
+
+    def model(self, model_id: str) -> Model:
+        """Return the pipeline's state of a model; a new one where nothing happened yet."""
+        return _model(model_id, self._model(model_id).get())
+
+    def deployment(self, deployment_id: str) -> Deployment:
+        """Return a deployment; NotFound where there is none."""
+        found = self._deployment(deployment_id).get()
+        if not found.exists:
+            raise NotFound(f"there is no deployment {deployment_id!r}")
+        return _deployments.validate_python(found.to_dict())
+
+    def deployments(self, model_id: str) -> list[Deployment]:
+        """Return a model's newest 200 deployments, newest version first."""
+        query = (
+            self._client.collection("deployments")
+            .where(filter=firestore.FieldFilter("model_id", "==", model_id))
+            .order_by("version", direction=firestore.Query.DESCENDING)
+            .limit(LISTED_AT_MOST)
+        )
+        return [_deployments.validate_python(found.to_dict()) for found in query.stream()]
+
+    def events(self, deployment_id: str) -> list[Event]:
+        """Return a deployment's history, oldest first."""
+        found = self._deployment(deployment_id).collection("events").order_by("__name__").stream()
+        return [_events.validate_python(event.to_dict()) for event in found]
+
+    def runs(self, model_id: str) -> list[dict[str, Any]]:
+        """Return a model's newest 200 training runs, newest first."""
+        query = (
+            self._client.collection("training_runs")
+            .where(filter=firestore.FieldFilter("model_id", "==", model_id))
+            .order_by("run_number", direction=firestore.Query.DESCENDING)
+            .limit(LISTED_AT_MOST)
+        )
+        return [run.to_dict() or {} for run in query.stream()]
+
+    def change(self, model_id: str, move: Callable[[FirestoreBook], T]) -> T:
+        """Run `move` on fresh documents in one transaction; Aborted after 30 s of contention.
+
+        All writers of a model read and write its document, so they pass one at a time.
+        """
+
+        @firestore.transactional
+        def attempt(transaction: firestore.Transaction) -> T:
+            book = FirestoreBook(self._client, transaction, model_id)
+            result = move(book)
+            book.write()
+            return result
+
+        # The client retries ABORTED at commit; locks can also be lost at a read.
+        for again in Retrying(
+            retry=retry_if_exception(_is_contention),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            stop=stop_after_delay(CONTENDED_FOR_S),
+            reraise=True,
+        ):
+            with again:
+                return cast(T, attempt(self._client.transaction()))
+        raise AssertionError("unreachable: the last try raises")
+
+    def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Create the training run where it is new; return what is stored.
+
+        create() refuses a second write, so a redelivered message finds the first.
+        """
+        document = self._client.collection("training_runs").document(run_id)
+        try:
+            document.create(_plain(run))
+        except AlreadyExists:
+            return document.get().to_dict() or {}
+        return run
+
+    def note_run(self, run_id: str, fields: Mapping[str, Any]) -> None:
+        """Set fields of a training run; the same again changes nothing."""
+        self._client.collection("training_runs").document(run_id).set(_plain(fields), merge=True)
+
+    def record_refusal(self, message_id: str, refusal: Mapping[str, Any]) -> None:
+        """Keep why a message was refused, under its own id: a redelivery overwrites itself."""
+        self._client.collection("refused_messages").document(message_id).set(_plain(refusal))
+
+    def _model(self, model_id: str) -> firestore.DocumentReference:
+        return self._client.collection("models").document(model_id)
+
+    def _deployment(self, deployment_id: str) -> firestore.DocumentReference:
+        return self._client.collection("deployments").document(deployment_id)
+
+
+class FirestoreBook:
+    """The documents of one transaction: read on demand, written together by `write`."""
+
+    def __init__(
+        self, client: firestore.Client, transaction: firestore.Transaction, model_id: str
+    ) -> None:
+        self._client = client
+        self._transaction = transaction
+        self._model_reference = client.collection("models").document(model_id)
+        self.model = _model(model_id, self._model_reference.get(transaction=transaction))
+        self._known: dict[str, Deployment | None] = {}
+        self._changed: dict[str, Deployment] = {}
+        self._events: list[Event] = []
+
+    def find(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment as this transaction sees it, or None."""
+        if deployment_id not in self._known:
+            found = self._reference(deployment_id).get(transaction=self._transaction)
+            self._known[deployment_id] = (
+                _deployments.validate_python(found.to_dict()) if found.exists else None
+            )
+        return self._known[deployment_id]
+
+    def deployment(self, deployment_id: str) -> Deployment:
+        """Return a deployment as this transaction sees it; NotFound where there is none."""
+        found = self.find(deployment_id)
+        if found is None:
+            raise NotFound(f"there is no deployment {deployment_id!r}")
+        return found
+
+    def put(self, deployment: Deployment) -> None:
+        """Write it when the transaction commits."""
+        self._known[deployment.id] = self._changed[deployment.id] = deployment
+
+    def record(self, event: Event) -> None:
+        """Append to the deployment's history when the transaction commits."""
+        self._events.append(event)
+
+    def write(self) -> None:
+        """Buffer the writes; the transaction applies all of them or none."""
+        self._transaction.set(self._model_reference, _plain(_models.dump_python(self.model)))
+        for changed in self._changed.values():
+            self._transaction.set(
+                self._reference(changed.id), _plain(_deployments.dump_python(changed))
+            )
+        for number, event in enumerate(self._events):
+            # Names sort by time; the random part keeps two writers of one instant apart.
+            stamp = event.at.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            name = f"{stamp}-{number:02d}-{secrets.token_hex(4)}"
+            history = self._reference(event.deployment_id).collection("events")
+            self._transaction.create(history.document(name), _plain(_events.dump_python(event)))
+
+    def _reference(self, deployment_id: str) -> firestore.DocumentReference:
+        return self._client.collection("deployments").document(deployment_id)
+
+
+class FirestoreKeys:
+    """API keys: 256 random bits each, of which only the SHA-256 is stored."""
+
+    def __init__(self, client: firestore.Client) -> None:
+        self._keys = client.collection("api_keys")
+
+    def create(
+        self, model_id: str, name: str, created_by: str, lifetime_s: float | None
+    ) -> tuple[str, str]:
+        """Create a key; return its id and the plain key, which is stored nowhere.
+
+        A repeat makes another key: the plain one cannot be had again.
+        """
+        plain = secrets.token_urlsafe(32)
+        key_id = sha256(plain.encode()).hexdigest()
+        now = datetime.now(UTC)
+        self._keys.document(key_id).create(
+            {
+                "model_id": model_id,
+                "name": name,
+                "key_hash": key_id,
+                "key_prefix": plain[:8],
+                "is_active": True,
+                "created_at": now,
+                "created_by": created_by,
+                "expires_at": now + timedelta(seconds=lifetime_s) if lifetime_s else None,
+                "last_used_at": None,
+            }
+        )
+        return key_id, plain
+
+    def list(self, model_id: str) -> list[dict[str, Any]]:
+        """Return a model's keys, newest first, each with its `id`; never a plain key."""
+        query = self._keys.where(filter=firestore.FieldFilter("model_id", "==", model_id))
+        found = [{"id": key.id, **(key.to_dict() or {})} for key in query.stream()]
+        return sorted(found, key=lambda key: key["created_at"], reverse=True)
+
+    def revoke(self, key_id: str) -> None:
+        """Make a key invalid; NotFound where there is none. A repeat changes nothing."""
+        try:
+            self._keys.document(key_id).update({"is_active": False})
+        except DocumentMissing:
+            raise NotFound(f"there is no API key {key_id!r}") from None
+
+
+def _model(model_id: str, found: firestore.DocumentSnapshot[Any]) -> Model:
+    return _models.validate_python(found.to_dict()) if found.exists else Model(model_id)
+
+
+def _is_contention(error: BaseException) -> bool:
+    # The client turns its fifth ABORTED into a ValueError with this text.
+    return isinstance(error, Aborted) or (
+        isinstance(error, ValueError) and "Failed to commit transaction" in str(error)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` in Firestore's own types: enums as text, tuples as arrays."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,46 @@
+"""The prediction API of one revision, called as an application would call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import requests
+
+from shared.errors import Unavailable
+
+TIMEOUT_S = 60
+
+
+class HttpPredictions:
+    """Calls `/health` and `/recommend-batch` on a revision's own URL."""
+
+    def __init__(self) -> None:
+        self._session = requests.Session()
+
+    def health(self, url: str) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of GET /health; Unavailable without an answer."""
+        return self._call("GET", f"{url}/health")
+
+    def recommend(
+        self, url: str, key: str, customers: Sequence[str], top_k: int
+    ) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of POST /recommend-batch; Unavailable without an answer."""
+        return self._call(
+            "POST",
+            f"{url}/recommend-batch",
+            json={"customer_ids": list(customers), "top_k": top_k},
+            headers={"Authorization": f"Bearer {key}"},
+        )
+
+    def _call(self, method: str, url: str, **arguments: Any) -> tuple[int, Mapping[str, Any]]:
+        try:
+            answer = self._session.request(method, url, timeout=TIMEOUT_S, **arguments)
+        except requests.RequestException as error:
+            # The type only: the text may quote the request.
+            raise Unavailable(f"{url} did not answer: {type(error).__name__}") from error
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {}
+        return answer.status_code, body if isinstance(body, dict) else {}

@@ -1,0 +1,59 @@
+"""Executions of the deployment workflow."""
+
+from __future__ import annotations
+
+import json
+
+from google.api_core import exceptions
+from google.cloud.workflows import executions_v1
+
+from shared.config import WORKFLOW, Settings
+from shared.domain.deployment import Deployment
+
+GONE = "GONE"
+DEAD = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", GONE})
+
+
+class WorkflowExecutions:
+    """Starts, looks at and cancels executions."""
+
+    def __init__(self, client: executions_v1.ExecutionsClient, settings: Settings) -> None:
+        self._client = client
+        self._parent = f"{settings.parent}/workflows/{WORKFLOW}"
+
+    def start(self, deployment: Deployment) -> str:
+        """Start one for the deployment; return its resource name.
+
+        The API takes no request id, so a repeat makes a second execution: the first step,
+        `claim_deployment`, lets only one of them go on.
+        """
+        made = self._client.create_execution(
+            parent=self._parent,
+            execution=executions_v1.Execution(
+                argument=json.dumps({"deployment_id": deployment.id}),
+                labels={"model": deployment.model_id, "version": deployment.name},
+            ),
+        )
+        return str(made.name)
+
+    def state(self, execution: str) -> str:
+        """Return ACTIVE, SUCCEEDED, FAILED, CANCELLED, ..., or GONE where there is none."""
+        try:
+            return str(self._client.get_execution(name=execution).state.name)
+        except exceptions.NotFound:
+            return GONE
+
+    def error(self, execution: str) -> str:
+        """Return why it failed, in a line."""
+        try:
+            found = self._client.get_execution(name=execution)
+        except exceptions.NotFound:
+            return "its record is gone"
+        return found.error.context or found.error.payload or str(found.state.name).lower()
+
+    def cancel(self, execution: str) -> None:
+        """Ask it to stop; one that ended already, or is unknown, stays as it is."""
+        try:
+            self._client.cancel_execution(name=execution)
+        except (exceptions.NotFound, exceptions.FailedPrecondition):
+            return

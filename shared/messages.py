@@ -1,0 +1,241 @@
+"""What arrives from outside, typed: the training-completed message and each step's request."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shared.domain.quality_gate import DeployWhen
+from shared.domain.rollout import Strategy, parse_duration, plan_rollout
+from shared.errors import InvalidRequest
+
+ModelId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,22}[a-z0-9]$")]
+"""At most 24 of a-z, 0-9 and hyphens, so that service, revision and tag names fit."""
+
+RequestId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+DeploymentId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,99}$")]
+Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line of text for people: no control characters, so that a log line stays one."""
+
+SCHEMA_VERSION = 1
+_ARTIFACT_URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/([^\x00-\x1f\x7f]{1,900})")
+
+
+class Message(BaseModel):
+    """Base of all: unknown fields are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeatureConfig(Message):
+    """Which feature configuration the model was trained with."""
+
+    id: Line = ""
+    name: Line = ""
+
+
+class Dataset(Message):
+    """Which data the model was trained on."""
+
+    name: Line = ""
+    version: int = 0
+
+
+class Deploy(Message):
+    """How the sender wants the run deployed; fields left out follow the model's policy."""
+
+    when: DeployWhen = DeployWhen.ALWAYS
+    strategy: Strategy | None = None
+    steps_percent: Annotated[tuple[int, ...], Field(max_length=20)] = ()
+    over: str = ""
+    requested_by: Line = ""
+    request_id: RequestId = "auto"
+
+    @field_validator("over")
+    @classmethod
+    def _over_is_a_duration(cls, over: str) -> str:
+        if over:
+            parse_duration(over)
+        return over
+
+
+class TrainingCompleted(Message):
+    """The message: a finished training run, and optionally how to deploy it."""
+
+    schema_version: int
+    model_id: ModelId
+    run_number: Annotated[int, Field(ge=1, le=2_147_483_647)]
+    artifact_uri: str
+    feature_config: FeatureConfig = FeatureConfig()
+    dataset: Dataset = Dataset()
+    metrics: Annotated[dict[str, float], Field(max_length=100)] = {}
+    completed_at: datetime
+    deploy: Deploy | None = None
+
+    @field_validator("schema_version")
+    @classmethod
+    def _version_is_known(cls, version: int) -> int:
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"schema version {version} is unknown; send {SCHEMA_VERSION}")
+        return version
+
+    @field_validator("artifact_uri")
+    @classmethod
+    def _uri_is_a_plain_folder(cls, uri: str) -> str:
+        found = _ARTIFACT_URI.fullmatch(uri)
+        if not found:
+            raise ValueError("artifact_uri looks like gs://BUCKET/FOLDER")
+        if any(part in ("", ".", "..") for part in found[2].rstrip("/").split("/")):
+            raise ValueError("artifact_uri must not contain empty parts, '.' or '..'")
+        return uri.rstrip("/")
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_finite(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+                raise ValueError(f"a metric's name is lower case with underscores, got {name!r}")
+            if value != value or abs(value) == float("inf"):
+                raise ValueError(f"metric {name} is {value}; it must be a finite number")
+        return metrics
+
+    @field_validator("completed_at")
+    @classmethod
+    def _time_has_a_zone(cls, at: datetime) -> datetime:
+        if at.tzinfo is None:
+            raise ValueError("completed_at needs a time zone, such as a trailing Z")
+        return at
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of `artifact_uri`."""
+        return self.artifact_uri.removeprefix("gs://").split("/", 1)[0]
+
+    @property
+    def deployment_id(self) -> str:
+        """Derived from model, run and request, so that a redelivery finds the same one."""
+        request = self.deploy.request_id if self.deploy else "auto"
+        return f"{self.model_id}-{self.run_number}-{request}"
+
+
+class Policy(Message):
+    """What happens to a run whose message does not say."""
+
+    when: DeployWhen = DeployWhen.IF_BETTER
+    primary_metric: str = "recall_at_100"
+    minimum_margin: Annotated[float, Field(ge=0)] = 0.0
+    strategy: Strategy = Strategy.IMMEDIATE
+    steps_percent: tuple[int, ...] = (10, 50, 100)
+    over: str = "1h"
+
+    @field_validator("over")
+    @classmethod
+    def _plan_is_possible(cls, over: str) -> str:
+        parse_duration(over)
+        return over
+
+
+class ModelDeclaration(Message):
+    """One model as Terraform's `models` map declares it (Firestore: model_configs/ID)."""
+
+    model_id: ModelId
+    image: Annotated[str, Field(min_length=1)]
+    service_account: Line
+    cpu: str = "2"
+    memory: str = "4Gi"
+    min_instances: Annotated[int, Field(ge=0)] = 1
+    max_instances: Annotated[int, Field(ge=1)] = 10
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 80
+    startup_timeout_s: Annotated[int, Field(ge=10, le=240)] = 240
+    env: dict[str, str] = {}
+    golden_customers: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    policy: Policy = Policy()
+
+
+class StepRequest(Message):
+    """What every step of the workflow sends: which deployment, and which execution asks."""
+
+    deployment_id: DeploymentId
+    execution: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class ClaimDeployment(StepRequest):
+    """Take the deployment for one execution."""
+
+
+class CopyArtifacts(StepRequest):
+    """Copy the training artifacts to the serving bucket."""
+
+
+class CreateRevision(StepRequest):
+    """Create the Cloud Run revision at 0 percent."""
+
+
+class CheckHealth(StepRequest):
+    """Ask the candidate through its tag URL."""
+
+
+class ShiftTraffic(StepRequest):
+    """Give the candidate its next share of traffic."""
+
+    percent: Annotated[int, Field(ge=1, le=100)]
+
+
+class FinishDeployment(StepRequest):
+    """Make the deployment the active one."""
+
+
+class AbortDeployment(StepRequest):
+    """End the rollout after a failure; `error` is what the workflow caught."""
+
+    error: Any = None
+
+
+class RollBack(Message):
+    """Go back to an earlier version; without `version`, to the one before."""
+
+    model_id: ModelId
+    version: Annotated[int, Field(ge=1)] | None = None
+    reason: Line = "no reason given"
+    requested_by: Line = ""
+
+
+class Cancel(Message):
+    """Stop a rollout that is running or waiting."""
+
+    deployment_id: DeploymentId
+    reason: Line = "no reason given"
+    requested_by: Line = ""
+
+
+class Reconcile(Message):
+    """Look for what died half-way; without `model_id`, in every model."""
+
+    model_id: ModelId | None = None
+
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], body: object) -> M:
+    """Return `body` (decoded JSON) as a `kind`; InvalidRequest names each wrong field."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Return pydantic's findings as one line, without the values (they may be secret)."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in found['loc']) or 'body'}: {found['msg']}"
+        for found in error.errors(include_url=False, include_input=False)
+    )
+
+
+def check_plan(policy: Policy) -> None:
+    """ValueError unless the policy's steps and duration make a rollout."""
+    plan_rollout(policy.strategy, policy.steps_percent, parse_duration(policy.over))

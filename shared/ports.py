@@ -1,0 +1,223 @@
+"""What the use cases need from outside, as small protocols; `wiring` fills them with Google's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from shared.config import Settings
+from shared.domain.deployment import Deployment
+from shared.domain.model import Book, Model
+from shared.messages import ModelDeclaration
+
+T = TypeVar("T")
+
+
+class State(Protocol):
+    """Models, deployments and runs, in Firestore."""
+
+    def declaration(self, model_id: str) -> ModelDeclaration | None:
+        """Return a model's declared configuration, or None for an unknown model."""
+        ...
+
+    def model_ids(self) -> list[str]:
+        """Return the ids of all declared models."""
+        ...
+
+    def model(self, model_id: str) -> Model:
+        """Return the pipeline's state of a model."""
+        ...
+
+    def deployment(self, deployment_id: str) -> Deployment:
+        """Return a deployment; NotFound where there is none."""
+        ...
+
+    def deployments(self, model_id: str) -> list[Deployment]:
+        """Return a model's deployments, newest version first."""
+        ...
+
+    def change(self, model_id: str, move: Callable[[Book], T]) -> T:
+        """Run `move` in one transaction; it runs again when another writer came between."""
+        ...
+
+    def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Create the training run where it is new; return what is stored."""
+        ...
+
+    def note_run(self, run_id: str, fields: Mapping[str, Any]) -> None:
+        """Set fields of a training run that exists."""
+        ...
+
+    def record_refusal(self, message_id: str, refusal: Mapping[str, Any]) -> None:
+        """Keep why a message was refused, under its own id."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of a bucket: name, size in bytes, checksum as Cloud Storage gives it."""
+
+    name: str
+    size: int
+    crc32c: str
+    generation: int
+
+
+class Objects(Protocol):
+    """Buckets of Cloud Storage."""
+
+    def list(self, bucket: str, prefix: str) -> list[StoredObject]:
+        """Return the objects below `prefix`, sorted by name."""
+        ...
+
+    def copy(
+        self, source_bucket: str, source: StoredObject, bucket: str, name: str
+    ) -> StoredObject:
+        """Copy exactly that generation, never over another object; return the copy."""
+        ...
+
+    def read(self, bucket: str, name: str) -> bytes | None:
+        """Return an object's content, or None."""
+        ...
+
+    def create(self, bucket: str, name: str, content: bytes, content_type: str) -> bool:
+        """Write an object that must not exist yet; False where it does."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    """A Cloud Run service as it is now.
+
+    `split` and `tag_urls` come from `traffic_statuses`, what is really served; `names_all`
+    is False while the specification leaves any traffic to LATEST.
+    """
+
+    name: str
+    etag: str
+    url: str
+    split: Mapping[str, int]
+    tag_urls: Mapping[str, str]
+    tags: Mapping[str, str]
+    annotations: Mapping[str, str]
+    names_all: bool
+    written: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RevisionView:
+    """A revision's own word: ready (None: not yet known) and Cloud Run's message."""
+
+    ready: bool | None
+    message: str
+
+
+class CloudRun(Protocol):
+    """Services and revisions. Every write carries an etag; Stale says that it was old."""
+
+    def service(self, name: str) -> ServiceView:
+        """Return the service; NotFound where there is none."""
+        ...
+
+    def revision(self, service: str, revision: str) -> RevisionView | None:
+        """Return a revision by its name, or None."""
+        ...
+
+    def write_traffic(
+        self, seen: ServiceView, split: Mapping[str, int], tags: Mapping[str, str], token: int
+    ) -> None:
+        """Write split and tags over exactly the service that was seen; Stale otherwise."""
+        ...
+
+    def write_template(self, seen: ServiceView, deployment: Deployment, revision: str) -> None:
+        """Write the template of a new revision over the service that was seen; Stale otherwise."""
+        ...
+
+
+class Stale(Exception):
+    """The service changed after it was read: read again, check the token again, write again."""
+
+
+class Executions(Protocol):
+    """Executions of the workflow."""
+
+    def start(self, deployment: Deployment) -> str:
+        """Start one for the deployment; return its resource name."""
+        ...
+
+    def state(self, execution: str) -> str:
+        """Return ACTIVE, SUCCEEDED, FAILED, CANCELLED, ..., or GONE where there is none."""
+        ...
+
+    def error(self, execution: str) -> str:
+        """Return why it failed, in a line."""
+        ...
+
+    def cancel(self, execution: str) -> None:
+        """Ask it to stop; one that ended already stays as it is."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """The topic for messages that can never succeed."""
+
+    def publish(self, data: bytes, attributes: Mapping[str, str]) -> str:
+        """Publish, wait for the acknowledgement, return the message's id."""
+        ...
+
+
+class Predictions(Protocol):
+    """The prediction API of a revision."""
+
+    def health(self, url: str) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of GET /health."""
+        ...
+
+    def recommend(
+        self, url: str, key: str, customers: Sequence[str], top_k: int
+    ) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of POST /recommend-batch."""
+        ...
+
+
+class Keys(Protocol):
+    """API keys of the prediction API."""
+
+    def create(
+        self, model_id: str, name: str, created_by: str, lifetime_s: float | None
+    ) -> tuple[str, str]:
+        """Create a key; return its id and the plain key, which is stored nowhere."""
+        ...
+
+    def revoke(self, key_id: str) -> None:
+        """Make a key invalid; NotFound where there is none."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, injected."""
+
+    def now(self) -> datetime:
+        """Return the time, with its zone."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All of them, and the settings."""
+
+    settings: Settings
+    state: State
+    objects: Objects
+    cloud_run: CloudRun
+    executions: Executions
+    dead_letters: DeadLetters
+    predictions: Predictions
+    keys: Keys
+    clock: Clock

@@ -1,0 +1,106 @@
+"""Puts Google's clients behind the ports. Nothing connects before the first call."""
+
+from __future__ import annotations
+
+import functools
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from google.cloud import firestore, run_v2
+from google.cloud.pubsub_v1 import PublisherClient
+from google.cloud.storage import Client as StorageClient
+from google.cloud.workflows import executions_v1
+
+from shared.config import DEAD_LETTER_TOPIC, Settings
+from shared.gcp.cloud_run import RunServices
+from shared.gcp.firestore import FirestoreKeys, FirestoreState
+from shared.gcp.predictions import HttpPredictions
+from shared.gcp.pubsub import Topic
+from shared.gcp.storage import StorageObjects
+from shared.gcp.workflows import WorkflowExecutions
+from shared.ports import Ports
+
+
+class SystemClock:
+    """The real time."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        return datetime.now(UTC)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return Settings.from_environment()
+
+
+@functools.cache
+def firestore_client() -> firestore.Client:
+    """The Firestore client of this process."""
+    return firestore.Client(project=settings().project)
+
+
+def grpc_client(kind: Any) -> Any:
+    """Return a client of `kind` for the settings' endpoint.
+
+    Google's clients for Run, Executions and Monitoring know no *_EMULATOR_HOST of their
+    own; a plaintext server is reached through a channel in their own transport.
+    """
+    if not settings().grpc_emulator:
+        return kind()
+    transport = kind.get_transport_class("grpc")
+    return kind(transport=transport(channel=grpc.insecure_channel(settings().grpc_emulator)))
+
+
+def topic(name: str) -> Topic:
+    """Return a topic of the project, to publish to."""
+    return Topic(PublisherClient(), settings().project, name)
+
+
+@functools.cache
+def state() -> FirestoreState:
+    """The pipeline's documents."""
+    return FirestoreState(firestore_client())
+
+
+@functools.cache
+def keys() -> FirestoreKeys:
+    """The API keys."""
+    return FirestoreKeys(firestore_client())
+
+
+@functools.cache
+def cloud_run() -> RunServices:
+    """Cloud Run's services and revisions."""
+    return RunServices(
+        grpc_client(run_v2.ServicesClient), grpc_client(run_v2.RevisionsClient), settings()
+    )
+
+
+@functools.cache
+def executions() -> WorkflowExecutions:
+    """Executions of the deployment workflow."""
+    return WorkflowExecutions(grpc_client(executions_v1.ExecutionsClient), settings())
+
+
+@functools.cache
+def ports() -> Ports:
+    """Everything that a function needs, made once a process."""
+    return Ports(
+        settings=settings(),
+        state=state(),
+        objects=StorageObjects(StorageClient(project=settings().project)),
+        cloud_run=cloud_run(),
+        executions=executions(),
+        dead_letters=topic(DEAD_LETTER_TOPIC),
+        predictions=HttpPredictions(),
+        keys=keys(),
+        clock=SystemClock(),
+    )
