@@ -1,0 +1,505 @@
+"""The commands of `turnout`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import requests
+import typer
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+
+from shared import wiring
+from shared.config import TRAINING_TOPIC
+from shared.domain.deployment import Deployment, Status
+from shared.domain.quality_gate import DeployWhen
+from shared.domain.rollout import Strategy
+from shared.errors import InvalidRequest, NotFound, PipelineError, Unavailable
+from shared.messages import Deploy
+from turnout.calling import FunctionFailed, call
+from turnout.output import console, errors, moment, print_json, print_table, share
+from turnout.target import choose
+from turnout.watching import follow, show
+
+REFUSED, UNREACHABLE, NOT_ACTIVE = 1, 3, 4
+DATA = Path(os.environ.get("TURNOUT_DATA", ".turnout"))
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Put a freshly trained recommendation model into production, and take it back.\n\n"
+        "Without --project the commands talk to the local cloud that `turnout up` started; "
+        "with --project (or TURNOUT_PROJECT) the same commands talk to Google Cloud.\n\n"
+        "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the cloud cannot be reached, "
+        "4 the deployment that was watched did not become active."
+    ),
+)
+keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+app.add_typer(keys_app, name="keys")
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Model id; may be left out where only one is declared.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.callback()
+def main_options(
+    context: typer.Context,
+    project: Annotated[
+        str | None, typer.Option(help="Google Cloud project; without it, the local cloud.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the project.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the local cloud.")] = DATA,
+) -> None:
+    """Say where the commands go; they connect only when they need to."""
+    context.obj = (project, region, data)
+
+
+@app.command()
+def up(context: typer.Context) -> None:
+    """Start the local cloud and stay in front of it; Ctrl-C stops it, its data stay.
+
+    Pub/Sub, Firestore, Cloud Storage, Cloud Run, Workflows, Monitoring, the functions and
+    the scheduler, on free ports of 127.0.0.1. Needs the `local` and `serving` extras.
+    """
+    from localcloud.server import run  # heavy, and not installed in production
+
+    raise SystemExit(run(context.obj[2]))
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    as_json: AsJson = False,
+    bake: Annotated[int, typer.Option(help="Seconds that each step of the rollout bakes.")] = 10,
+) -> None:
+    """Train two real models, put them into production under load, and roll back.
+
+    Uses the local cloud of --data, or starts one and stops it at the end. Exit code 0 only
+    when both versions went live by their messages, the traffic split was as asked at each
+    step, the rollback held, and not one prediction request failed.
+    """
+    from turnout.demo import run_demo  # needs the `local`, `serving` and `examples` extras
+
+    raise SystemExit(run_demo(context.obj[2], bake, as_json))
+
+
+@app.command()
+def publish(
+    context: typer.Context,
+    model: ModelArgument = None,
+    run: Annotated[
+        int | None, typer.Option(help="A training run that is known: publish it again to deploy.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A training-completed message as JSON; - reads it from stdin."),
+    ] = None,
+    when: Annotated[DeployWhen, typer.Option(help="Deploy always, only if better, or not.")] = (
+        DeployWhen.ALWAYS
+    ),
+    strategy: Annotated[Strategy | None, typer.Option(help="How traffic moves.")] = None,
+    steps: Annotated[str, typer.Option(help="Steps in percent, such as 10,50,100.")] = "",
+    over: Annotated[str, typer.Option(help="The rollout's whole bake time: 1h, 30m, 90s.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Which request this is; a repeat of one deploys nothing new.")
+    ] = "",
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow the deployment.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a training-completed message: the only way in.
+
+    Either a message from a file, sent as it is:
+
+        turnout publish --file message.json
+
+    or a known run, deployed (again) by a fresh request:
+
+        turnout publish movies --run 2 --strategy gradual --steps 10,50 --over 10m --watch
+    """
+    connect(context)
+    if (run is None) == (file is None):
+        raise InvalidRequest("give either --run N or --file MESSAGE.json")
+    if file is not None:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        message = _decoded(text, file)
+    else:
+        deploy = Deploy(
+            when=when,
+            strategy=strategy,
+            steps_percent=tuple(_percents(steps)),
+            over=over,
+            requested_by=_person(),
+            request_id=request_id or secrets.token_hex(4),
+        )
+        message = _message_of(_model(model), int(run or 0), deploy)
+    message_id = wiring.topic(TRAINING_TOPIC).publish(json.dumps(message).encode(), {})
+    deploy_block = message.get("deploy") or {}
+    deployment_id = "-".join(
+        str(part)
+        for part in (
+            message.get("model_id"),
+            message.get("run_number"),
+            deploy_block.get("request_id") or "auto",
+        )
+    )
+    result = {"message_id": message_id, "deployment_id": deployment_id}
+    if as_json and not watch_it:
+        print_json(result)
+    elif not as_json:
+        console.print(f"published as message {message_id}; deployment {deployment_id}")
+    if watch_it:
+        _watch(deployment_id, as_json, patience_s=60)
+
+
+@app.command()
+def runs(context: typer.Context, model: ModelArgument = None, as_json: AsJson = False) -> None:
+    """List training runs: what was measured, and what the quality gate said."""
+    connect(context)
+    model_id = _model(model)
+    found = wiring.state().runs(model_id)
+    if as_json:
+        return print_json(found)
+    return print_table(
+        f"Training runs of {model_id}",
+        ["Run ", "R@100 ", "R@50 ", "R@10 ", "Completed", "Gate"],
+        [
+            [
+                str(one["run_number"]),
+                *(share(one["metrics"].get(f"recall_at_{k}")) for k in (100, 50, 10)),
+                moment(one["completed_at"]),
+                "; ".join(
+                    f"{name}: {decision['why']}"
+                    for name, decision in sorted(one.get("decisions", {}).items())
+                ),
+            ]
+            for one in found
+        ],
+    )
+
+
+@app.command()
+def deployments(
+    context: typer.Context, model: ModelArgument = None, as_json: AsJson = False
+) -> None:
+    """List a model's versions: status, traffic, who deployed them, and why they ended."""
+    connect(context)
+    model_id = _model(model)
+    found = wiring.state().deployments(model_id)
+    if as_json:
+        return print_json(found)
+    return print_table(
+        f"Versions of {model_id}",
+        ["Version", "Run ", "Status", "Traffic ", "R@100 ", "Created", "By", "Id", "Reason"],
+        [
+            [
+                one.name,
+                str(one.training_run),
+                "waiting" if one.waiting else one.status.value,
+                f"{one.traffic_percent} %",
+                share(one.recall_at_100),
+                moment(one.created_at),
+                one.deployed_by,
+                one.id,
+                one.reason,
+            ]
+            for one in found
+        ],
+    )
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    deployment: Annotated[
+        str | None, typer.Argument(help="Deployment id; without it, the newest of the model.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a deployment: a bar, each step, and an estimate of the time left.
+
+    Ends when the rollout does: exit code 0 when it became active, 4 when it did not.
+    """
+    connect(context)
+    if deployment is None:
+        known = wiring.state().deployments(_model(model))
+        if not known:
+            raise NotFound("nothing was ever deployed here; `turnout publish --help` shows how")
+        deployment = known[0].id
+    _watch(deployment, as_json)
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    model: ModelArgument = None,
+    to: Annotated[
+        str, typer.Option(help="Version to go back to, such as v2; or the one before.")
+    ] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "no reason given",
+    as_json: AsJson = False,
+) -> None:
+    """Give all traffic back to an earlier version, now, even in the middle of a rollout."""
+    connect(context)
+    body: dict[str, Any] = {
+        "model_id": _model(model),
+        "reason": reason,
+        "requested_by": _person(),
+    }
+    if to:
+        body["version"] = _version(to)
+    _answer(call("roll_back", body), as_json, "{version} has the traffic again: {traffic}")
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    deployment: Annotated[
+        str, typer.Argument(help="Deployment id, as `turnout deployments` shows.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "no reason given",
+    as_json: AsJson = False,
+) -> None:
+    """Stop a rollout that is running or waiting; traffic goes back where it was."""
+    connect(context)
+    body = {"deployment_id": deployment, "reason": reason, "requested_by": _person()}
+    _answer(call("cancel", body), as_json, "{deployment_id} is {status}")
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    customers: Annotated[list[str], typer.Argument(help="Customer ids, at most 1000.")],
+    model: Annotated[str | None, typer.Option(help="Model id.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="How many products each.")] = 10,
+    key: Annotated[
+        str, typer.Option(envvar="TURNOUT_API_KEY", help="API key; see `turnout keys create`.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask the prediction API for recommendations, as an application would."""
+    connect(context)
+    if not key:
+        raise InvalidRequest("give an API key with --key or TURNOUT_API_KEY")
+    url = wiring.cloud_run().service(f"model-serving-{_model(model)}").url
+    answer = requests.post(
+        f"{url}/recommend-batch",
+        json={"customer_ids": customers, "top_k": top_k},
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+    body = answer.json()
+    if answer.status_code != 200:
+        raise FunctionFailed(answer.status_code, body)
+    if as_json:
+        return print_json(body)
+    return print_table(
+        f"Recommended by {body.get('model_version')} at {url}",
+        ["Customer", "Products, best first"],
+        [
+            [
+                one["customer_id"] + ("" if one.get("known", True) else " (unknown)"),
+                ", ".join(f"{r['product_id']} ({r['score']:.3f})" for r in one["recommendations"]),
+            ]
+            for one in body["results"]
+        ],
+    )
+
+
+@keys_app.command("create")
+def keys_create(
+    context: typer.Context,
+    model: ModelArgument = None,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    days: Annotated[float, typer.Option(min=0, help="Days until it expires; 0 for never.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key; it is shown once and stored nowhere."""
+    connect(context)
+    model_id = _model(model)
+    _known_model(model_id)
+    key_id, plain = wiring.keys().create(model_id, name, _person(), days * 86400 or None)
+    if as_json:
+        return print_json({"id": key_id, "key": plain, "model_id": model_id})
+    errors.print("Keep it now, it cannot be shown again. Send it as `Authorization: Bearer KEY`.")
+    return print(plain)
+
+
+@keys_app.command("list")
+def keys_list(context: typer.Context, model: ModelArgument = None, as_json: AsJson = False) -> None:
+    """List a model's API keys by their first eight characters."""
+    connect(context)
+    model_id = _model(model)
+    found = wiring.keys().list(model_id)
+    if as_json:
+        return print_json(found)
+    return print_table(
+        f"API keys of {model_id}",
+        ["Begins", "Name", "State", "Created", "By", "Id"],
+        [
+            [
+                one["key_prefix"],
+                one["name"],
+                _key_state(one),
+                moment(one["created_at"]),
+                one["created_by"],
+                one["id"],
+            ]
+            for one in found
+        ],
+    )
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="Id, as `turnout keys list` shows.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key invalid; containers notice within 30 seconds."""
+    connect(context)
+    wiring.keys().revoke(key_id)
+    if as_json:
+        return print_json({"id": key_id, "is_active": False})
+    return console.print("revoked; every serving container refuses it within 30 seconds")
+
+
+def connect(context: typer.Context) -> None:
+    """Point Google's clients at the cloud that was asked for."""
+    choose(*context.obj)
+
+
+def main() -> None:
+    """Run a command; an error is one sentence (or a problem document) and an exit code."""
+    try:
+        app()
+    except PipelineError as error:
+        _complain(error.problem())
+        raise SystemExit(UNREACHABLE if isinstance(error, Unavailable) else REFUSED) from None
+    except ValueError as error:
+        _complain({"detail": str(error), "code": "invalid_request", "status": 400})
+        raise SystemExit(REFUSED) from None
+    except (GoogleAPICallError, RetryError, requests.RequestException) as error:
+        _complain({"detail": f"the cloud did not answer: {error}", "code": "unreachable"})
+        raise SystemExit(UNREACHABLE) from None
+
+
+def _complain(problem: dict[str, Any]) -> None:
+    if "--json" in sys.argv:
+        print_json(problem)
+    else:
+        errors.print(f"turnout: {problem['detail']}", style="red", highlight=False, markup=False)
+
+
+def _watch(deployment_id: str, as_json: bool, patience_s: float = 0.0) -> None:
+    _wait_for(deployment_id, patience_s)
+    if as_json:
+        last = None
+        for deployment in follow(wiring.state(), deployment_id):
+            last = deployment
+            print(json.dumps({"status": deployment.status, "traffic": deployment.traffic_percent}))
+        ended = last
+    else:
+        ended = show(wiring.state(), deployment_id)
+    if ended is None or ended.status is not Status.ACTIVE:
+        raise SystemExit(NOT_ACTIVE)
+
+
+def _wait_for(deployment_id: str, patience_s: float) -> Deployment:
+    """Return the deployment once its message was handled; NotFound after `patience_s`."""
+    clock = wiring.SystemClock()
+    until = clock.now().timestamp() + patience_s
+    while True:
+        try:
+            return wiring.state().deployment(deployment_id)
+        except NotFound:
+            if clock.now().timestamp() >= until:
+                raise NotFound(
+                    f"there is no deployment {deployment_id!r}; `turnout runs` shows what the "
+                    "quality gate said, and refused messages are in the dead-letter topic"
+                ) from None
+            clock.sleep(0.5)
+
+
+def _message_of(model_id: str, run_number: int, deploy: Deploy) -> dict[str, Any]:
+    for run in wiring.state().runs(model_id):
+        if run["run_number"] == run_number:
+            completed_at = run["completed_at"].astimezone(UTC).isoformat().replace("+00:00", "Z")
+            kept = {name: run[name] for name in ("feature_config", "dataset", "metrics")}
+            return {
+                "schema_version": 1,
+                "model_id": model_id,
+                "run_number": run_number,
+                "artifact_uri": run["artifact_uri"],
+                "completed_at": completed_at,
+                **kept,
+                "deploy": deploy.model_dump(mode="json", exclude_none=True, exclude_defaults=False),
+            }
+    raise NotFound(f"{model_id!r} has no training run {run_number}; `turnout runs` lists them")
+
+
+def _model(model: str | None) -> str:
+    if model:
+        return model
+    known = wiring.state().model_ids()
+    if len(known) == 1:
+        return known[0]
+    raise InvalidRequest(f"name a model: {', '.join(known) or 'none is declared yet'}")
+
+
+def _known_model(model_id: str) -> None:
+    if wiring.state().declaration(model_id) is None:
+        raise NotFound(f"there is no model {model_id!r}")
+
+
+def _percents(text: str) -> list[int]:
+    try:
+        return [int(part.strip(" %")) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidRequest(f"--steps looks like 10,50,100, got {text!r}") from None
+
+
+def _version(text: str) -> int:
+    digits = text.removeprefix("v")
+    if not digits.isdigit():
+        raise InvalidRequest(f"--to looks like v2, got {text!r}")
+    return int(digits)
+
+
+def _decoded(text: str, file: Path) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{file} is not JSON: {error}") from None
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"{file} must hold one JSON object")
+    return message
+
+
+def _person() -> str:
+    return os.environ.get("TURNOUT_USER") or os.environ.get("USER") or "command line"
+
+
+def _key_state(key: dict[str, Any]) -> str:
+    if not key["is_active"]:
+        return "revoked"
+    expires_at = key["expires_at"]
+    if expires_at and expires_at <= datetime.now(UTC):
+        return "expired"
+    return f"active until {moment(expires_at)}" if expires_at else "active"
+
+
+def _answer(result: dict[str, Any], as_json: bool, sentence: str) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        console.print(sentence.format(**result))
