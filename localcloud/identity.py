@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -65,4 +64,4 @@ def _write_private(path: Path, content: bytes) -> None:
     beside = path.with_suffix(".new")
     beside.touch(mode=0o600)
     beside.write_bytes(content)
-    os.replace(beside, path)
+    beside.replace(path)

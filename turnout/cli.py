@@ -64,15 +64,20 @@ def main_options(
 
 
 @app.command()
-def up(context: typer.Context) -> None:
+def up(
+    context: typer.Context,
+    models: Annotated[
+        Path | None, typer.Option(help="Declaration of the models, as Terraform reads it.")
+    ] = None,
+) -> None:
     """Start the local cloud and stay in front of it; Ctrl-C stops it, its data stay.
 
     Pub/Sub, Firestore, Cloud Storage, Cloud Run, Workflows, Monitoring, the functions and
     the scheduler, on free ports of 127.0.0.1. Needs the `local` and `serving` extras.
     """
-    from localcloud.server import run  # heavy, and not installed in production
+    from localcloud import project, server  # heavy, and not installed in production
 
-    raise SystemExit(run(context.obj[2]))
+    raise SystemExit(server.run(context.obj[2], models or project.MODELS_FILE))
 
 
 @app.command()

@@ -1,0 +1,173 @@
+"""Declares the project in the local cloud: what Terraform applies in production.
+
+Only through Google's own clients, and only as "create unless it is there", so it runs at
+every start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from google.api_core.exceptions import AlreadyExists, NotFound
+from google.api_core.exceptions import Conflict as BucketExists
+from google.cloud import firestore, run_v2
+from google.cloud.pubsub_v1 import PublisherClient, SchemaServiceClient, SubscriberClient
+from google.cloud.storage import Client as StorageClient
+from google.pubsub_v1.types import Encoding, Schema
+
+from localcloud.scheduler import Job
+from shared import wiring
+from shared.config import DEAD_LETTER_TOPIC, TRAINING_TOPIC, Settings
+from shared.messages import ModelDeclaration, check_plan
+
+SCHEMA_FILE = Path(__file__).parents[1] / "shared" / "training_completed.proto"
+MODELS_FILE = Path(__file__).parents[1] / "terraform" / "models.auto.tfvars.json"
+PUSH_DEADLINE_S = 60
+DELIVERIES_AT_MOST = 50
+RECONCILE_SCHEDULE = "* * * * *"
+
+
+def service_account(project: str, name: str) -> str:
+    """Return the e-mail of one of the project's service accounts."""
+    return f"{name}@{project}.iam.gserviceaccount.com"
+
+
+def read_models(path: Path, project: str) -> list[ModelDeclaration]:
+    """Return the models of a declaration file; ValueError says what is wrong in it."""
+    declared = json.loads(path.read_text())["models"]
+    models = []
+    for model_id, fields in declared.items():
+        email = service_account(project, fields["service_account"])
+        model = ModelDeclaration.model_validate(
+            {**fields, "model_id": model_id, "service_account": email}
+        )
+        check_plan(model.policy)
+        models.append(model)
+    return models
+
+
+def declare(settings: Settings, models: Iterable[ModelDeclaration]) -> None:
+    """Create what is missing: topics, subscriptions, buckets, configurations, services."""
+    _topics(settings)
+    storage = StorageClient(project=settings.project)
+    for bucket in (settings.serving_bucket, *sorted(settings.training_buckets)):
+        try:
+            storage.create_bucket(bucket)
+        except BucketExists:
+            continue
+    database = firestore.Client(project=settings.project)
+    services = wiring.grpc_client(run_v2.ServicesClient)
+    for model in models:
+        # Terraform owns this document and writes all of it; the pipeline only reads it.
+        document = database.collection("model_configs").document(model.model_id)
+        document.set(model.model_dump(mode="json"))
+        _service(settings, model, services)
+
+
+def jobs(settings: Settings) -> list[Job]:
+    """Return the scheduled calls."""
+    url = f"{settings.functions_url}/reconcile"
+    email = service_account(settings.project, "scheduler")
+    return [Job("reconcile", RECONCILE_SCHEDULE, url, email, url, attempt_deadline_s=300)]
+
+
+def _topics(settings: Settings) -> None:
+    parent = f"projects/{settings.project}"
+    publisher, subscriber = PublisherClient(), SubscriberClient()
+    schema = f"{parent}/schemas/{TRAINING_TOPIC}"
+    with contextlib.suppress(AlreadyExists):
+        SchemaServiceClient().create_schema(
+            parent=parent,
+            schema=Schema(
+                name=schema,
+                type_=Schema.Type.PROTOCOL_BUFFER,
+                definition=SCHEMA_FILE.read_text(),
+            ),
+            schema_id=TRAINING_TOPIC,
+        )
+    topic, dead = f"{parent}/topics/{TRAINING_TOPIC}", f"{parent}/topics/{DEAD_LETTER_TOPIC}"
+    settings_of_schema = {"schema": schema, "encoding": Encoding.JSON}
+    for request in ({"name": topic, "schema_settings": settings_of_schema}, {"name": dead}):
+        try:
+            publisher.create_topic(request=request)
+        except AlreadyExists:
+            continue
+    # Without a subscription of its own a dead-letter topic loses what it is sent.
+    _subscription(subscriber, {"name": _path(parent, DEAD_LETTER_TOPIC), "topic": dead})
+    url = f"{settings.functions_url}/on_training_completed"
+    email = service_account(settings.project, "training-trigger")
+    push = {
+        "push_endpoint": url,
+        "oidc_token": {"service_account_email": email, "audience": url},
+    }
+    subscription = _path(parent, TRAINING_TOPIC)
+    _subscription(
+        subscriber,
+        {
+            "name": subscription,
+            "topic": topic,
+            "push_config": push,
+            "ack_deadline_seconds": PUSH_DEADLINE_S,
+            "retry_policy": {
+                "minimum_backoff": {"seconds": 10},
+                "maximum_backoff": {"seconds": 600},
+            },
+            "dead_letter_policy": {
+                "dead_letter_topic": dead,
+                "max_delivery_attempts": DELIVERIES_AT_MOST,
+            },
+        },
+    )
+    # The functions' port may be another one than at the last start.
+    subscriber.modify_push_config(subscription=subscription, push_config=push)
+
+
+def _subscription(subscriber: SubscriberClient, request: dict[str, object]) -> None:
+    try:
+        subscriber.create_subscription(request=request)
+    except AlreadyExists:
+        return
+
+
+def _path(parent: str, subscription: str) -> str:
+    return f"{parent}/subscriptions/{subscription}"
+
+
+def _service(settings: Settings, model: ModelDeclaration, services: run_v2.ServicesClient) -> None:
+    """Create the model's service once, as the empty v0; from then on the pipeline owns it."""
+    service_id = f"model-serving-{model.model_id}"
+    try:
+        services.get_service(name=f"{settings.parent}/services/{service_id}")
+        return
+    except NotFound:
+        pass
+    container = {
+        "image": model.image,
+        "ports": [{"container_port": 8080}],
+        "env": [{"name": "MODEL_ID", "value": model.model_id}],
+        "resources": {
+            "limits": {"cpu": model.cpu, "memory": model.memory},
+            "cpu_idle": True,
+            "startup_cpu_boost": True,
+        },
+    }
+    service = run_v2.Service(
+        {
+            # The prediction API checks API keys itself, so anyone may call it.
+            "invoker_iam_disabled": True,
+            "scaling": {"min_instance_count": model.min_instances},
+            "template": {
+                "revision": f"{service_id}-v0-1",
+                "service_account": model.service_account,
+                "containers": [container],
+                "scaling": {"max_instance_count": model.max_instances},
+                "max_instance_request_concurrency": model.concurrency,
+            },
+        }
+    )
+    services.create_service(parent=settings.parent, service=service, service_id=service_id).result(
+        timeout=120
+    )

@@ -1,0 +1,248 @@
+"""All services in one process: started in order, stopped in order, one folder of data."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import grpc
+from aiohttp import web
+
+from localcloud import project
+from localcloud.firestore import Firestore
+from localcloud.functions import FunctionsHost
+from localcloud.identity import Identity
+from localcloud.metadata import Metadata
+from localcloud.monitoring import Monitoring
+from localcloud.ports import HOST, Ports
+from localcloud.pubsub import PubSub
+from localcloud.run import CloudRun, Image
+from localcloud.scheduler import Scheduler
+from localcloud.storage import Storage
+from localcloud.workflows import Workflows
+from shared.config import WORKFLOW, Settings
+
+PROJECT, REGION = "turnout-local", "europe-central2"
+ROOT = Path(__file__).parents[1]
+SERVING_IMAGE = "turnout-serving"
+GRPC_THREADS = 128
+GRPC_MESSAGE_BYTES = 64 * 2**20
+TARGETS = {
+    "abort_deployment": "http",
+    "cancel": "http",
+    "check_health": "http",
+    "claim_deployment": "http",
+    "copy_artifacts": "http",
+    "create_revision": "http",
+    "finish_deployment": "http",
+    "on_training_completed": "cloudevent",
+    "reconcile": "http",
+    "roll_back": "http",
+    "shift_traffic": "http",
+}
+
+
+class AlreadyRunning(RuntimeError):
+    """Another local cloud uses the same folder."""
+
+
+class LocalCloud:
+    """The services of one project on 127.0.0.1, their data below `folder`."""
+
+    def __init__(self, folder: Path, models: Path = project.MODELS_FILE) -> None:
+        self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.folder)
+        self._models = project.read_models(models, PROJECT)
+        self._ports = Ports(self.folder)
+        self._identity = Identity(self.folder)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
+        self._sites: list[web.AppRunner] = []
+
+    def start(self) -> dict[str, str]:
+        """Start everything; return the environment in which Google's clients find it.
+
+        The environment is also set in this process and written to `cloud.json`.
+        """
+        self._thread.start()
+        grpc_socket = self._ports.bind("grpc")
+        grpc_address = f"{HOST}:{grpc_socket.getsockname()[1]}"
+        storage_socket, metadata_socket = self._ports.bind("storage"), self._ports.bind("metadata")
+        environment = {
+            "GOOGLE_CLOUD_PROJECT": PROJECT,
+            "TURNOUT_PROJECT": PROJECT,
+            "TURNOUT_REGION": REGION,
+            "PUBSUB_EMULATOR_HOST": grpc_address,
+            "FIRESTORE_EMULATOR_HOST": grpc_address,
+            "TURNOUT_GRPC_EMULATOR_HOST": grpc_address,
+            "STORAGE_EMULATOR_HOST": f"http://{HOST}:{storage_socket.getsockname()[1]}",
+            "GCE_METADATA_HOST": f"{HOST}:{metadata_socket.getsockname()[1]}",
+            "TURNOUT_TRAINING_BUCKETS": f"{PROJECT}-training",
+            "TURNOUT_SERVING_BUCKET": f"{PROJECT}-serving",
+        }
+        self._functions = FunctionsHost(
+            self.folder / "functions",
+            ROOT / "functions" / "main.py",
+            TARGETS,
+            self._identity,
+            self._ports,
+            {**environment, "PYTHONPATH": str(ROOT)},
+        )
+        environment["TURNOUT_FUNCTIONS_URL"] = self._functions.base_url
+        os.environ.update(environment)
+        settings = Settings.from_environment()
+
+        self._storage = Storage(self.folder / "storage")
+        self._pubsub = PubSub(self.folder / "pubsub", self._identity)
+        self._firestore = Firestore(
+            self.folder / "firestore", ROOT / "terraform" / "firestore.indexes.json"
+        )
+        self._run = CloudRun(
+            self.folder / "run",
+            self._ports,
+            _images(self.folder),
+            environment,
+            PROJECT,
+            REGION,
+            self._loop,
+        )
+        self._monitoring = Monitoring(self.folder / "monitoring", self._run)
+        self._workflows = Workflows(
+            self.folder / "workflows",
+            {WORKFLOW: ROOT / "workflows" / "deploy_model.yaml"},
+            self._identity,
+            PROJECT,
+            REGION,
+            {"FUNCTIONS_URL": settings.functions_url},
+            project.service_account(PROJECT, "workflow"),
+        )
+        self._storage.start()
+        self._serve(self._storage.app(), storage_socket)
+        email = project.service_account(PROJECT, "developer")
+        metadata = Metadata(self._identity, PROJECT, email, REGION)
+        self._serve(metadata.app(), metadata_socket)
+        self._firestore.start()
+        self._monitoring.start()
+        self._run.start()
+        self._workflows.start()
+        grpc_socket.close()
+        self._grpc = self._serve_grpc(grpc_address)
+
+        self._functions.start()
+        project.declare(settings, self._models)
+        # Pushes and schedules call the functions, so they begin last.
+        self._pubsub.start()
+        self._scheduler = Scheduler(
+            self.folder / "scheduler", project.jobs(settings), self._identity
+        )
+        self._scheduler.start()
+        self._write(environment)
+        return environment
+
+    def stop(self) -> None:
+        """Stop in the opposite order; what was acknowledged stays on disk."""
+        (self.folder / "cloud.json").unlink(missing_ok=True)
+        self._scheduler.stop()
+        self._pubsub.stop()
+        self._workflows.stop()
+        self._functions.stop()
+        self._run.stop()
+        self._monitoring.stop()
+        self._firestore.stop()
+        self._grpc.stop(grace=2).wait()
+        for site in self._sites:
+            asyncio.run_coroutine_threadsafe(site.cleanup(), self._loop).result(timeout=10)
+        self._storage.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        self._lock.close()
+
+    def _serve(self, app: web.Application, socket: Any) -> None:
+        async def begin() -> web.AppRunner:
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            await web.SockSite(runner, socket).start()
+            return runner
+
+        self._sites.append(asyncio.run_coroutine_threadsafe(begin(), self._loop).result(30))
+
+    def _serve_grpc(self, address: str) -> grpc.Server:
+        server = grpc.server(
+            ThreadPoolExecutor(GRPC_THREADS, thread_name_prefix="grpc"),
+            options=[
+                ("grpc.max_receive_message_length", GRPC_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", GRPC_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        services = (self._pubsub, self._firestore, self._run, self._monitoring, self._workflows)
+        for service in services:
+            server.add_generic_rpc_handlers(tuple(service.grpc_handlers()))
+        server.add_insecure_port(address)
+        server.start()
+        return server
+
+    def _write(self, environment: Mapping[str, str]) -> None:
+        content = {"pid": os.getpid(), "environment": dict(environment)}
+        beside = self.folder / "cloud.json.new"
+        beside.write_text(json.dumps(content, indent=1))
+        beside.replace(self.folder / "cloud.json")
+
+
+def run(folder: Path, models: Path = project.MODELS_FILE) -> int:
+    """Start the local cloud, say where it is, stay until SIGINT or SIGTERM; the exit code."""
+    begun = time.monotonic()
+    try:
+        cloud = LocalCloud(folder, models)
+    except AlreadyRunning as error:
+        print(f"turnout: {error}", file=sys.stderr)
+        return 1
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    print("Starting the local cloud …", flush=True)
+    environment = cloud.start()
+    print(_where(environment, folder, time.monotonic() - begun), flush=True)
+    ended.wait()
+    print("Stopping; the data stay.", flush=True)
+    cloud.stop()
+    return 0
+
+
+def _where(environment: Mapping[str, str], folder: Path, took_s: float) -> str:
+    return f"""The local cloud is up ({took_s:.1f} s). Data and logs: {folder}
+  Pub/Sub, Firestore, Cloud Run, Workflows, Monitoring   {environment["FIRESTORE_EMULATOR_HOST"]}
+  Cloud Storage                                          {environment["STORAGE_EMULATOR_HOST"]}
+  Functions                                              {environment["TURNOUT_FUNCTIONS_URL"]}
+Next, in another terminal: turnout deployments, turnout publish --help. Ctrl-C stops it."""
+
+
+def _images(folder: Path) -> dict[str, Image]:
+    """The serving image, and what `images.json` in the data folder names beside it."""
+    images = {SERVING_IMAGE: Image([sys.executable, "-m", "serving"], ROOT)}
+    registry = folder / "images.json"
+    if registry.exists():
+        for name, image in json.loads(registry.read_text()).items():
+            images[name] = Image(image["command"], ROOT, image.get("environment"))
+    return images
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the folder for this process; the kernel lets go of it however the process ends."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AlreadyRunning(f"a local cloud already runs from {folder}") from None
+    return lock
