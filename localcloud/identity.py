@@ -25,7 +25,7 @@ class Identity:
             _write_private(path, _new_key())
         pem = path.read_bytes()
         key = serialization.load_pem_private_key(pem, password=None)
-        self._public = key.public_key().public_bytes(
+        self.public_key = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         self._signer = crypt.RSASigner.from_string(pem, key_id="local")
@@ -46,7 +46,7 @@ class Identity:
 
     def verify(self, token: str, audience: str | None = None) -> dict[str, Any]:
         """Return the claims of `token`; ValueError when forged, expired or for someone else."""
-        claims = jwt.decode(token, certs={"local": self._public}, audience=audience)
+        claims = jwt.decode(token, certs={"local": self.public_key}, audience=audience)
         if claims.get("iss") != ISSUER:
             raise ValueError(f"token of issuer {claims.get('iss')!r}, expected {ISSUER!r}")
         return dict(json.loads(json.dumps(claims)))

@@ -22,7 +22,7 @@ from localcloud import project
 from localcloud.firestore import Firestore
 from localcloud.functions import FunctionsHost
 from localcloud.identity import Identity
-from localcloud.metadata import Metadata
+from localcloud.metadata import Metadata, metadata_environment
 from localcloud.monitoring import Monitoring
 from localcloud.ports import HOST, Ports
 from localcloud.pubsub import PubSub
@@ -87,13 +87,13 @@ class LocalCloud:
             "FIRESTORE_EMULATOR_HOST": grpc_address,
             "TURNOUT_GRPC_EMULATOR_HOST": grpc_address,
             "STORAGE_EMULATOR_HOST": f"http://{HOST}:{storage_socket.getsockname()[1]}",
-            "GCE_METADATA_HOST": f"{HOST}:{metadata_socket.getsockname()[1]}",
+            **metadata_environment(f"{HOST}:{metadata_socket.getsockname()[1]}"),
             "TURNOUT_TRAINING_BUCKETS": f"{PROJECT}-training",
             "TURNOUT_SERVING_BUCKET": f"{PROJECT}-serving",
         }
         self._functions = FunctionsHost(
             self.folder / "functions",
-            ROOT / "functions" / "main.py",
+            ROOT / "functions",
             TARGETS,
             self._identity,
             self._ports,

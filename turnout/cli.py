@@ -88,9 +88,9 @@ def demo(
 ) -> None:
     """Train two real models, put them into production under load, and roll back.
 
-    Uses the local cloud of --data, or starts one and stops it at the end. Exit code 0 only
-    when both versions went live by their messages, the traffic split was as asked at each
-    step, the rollback held, and not one prediction request failed.
+    Runs in a local cloud of its own, below the --data folder, from nothing every time. Exit
+    code 0 only when both versions went live by their messages, the traffic split was as
+    asked at each step, the rollback held, and not one prediction request failed.
     """
     from turnout.demo import run_demo  # needs the `local`, `serving` and `examples` extras
 

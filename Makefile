@@ -1,0 +1,41 @@
+# `make help` lists what there is. Needs Python 3.11 or newer, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench clean
+
+help:  ## Say what each command does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Everything from nothing: two trained models go live under load, and one comes back
+	@$(BIN)/turnout demo
+
+up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay in .turnout/
+	@$(BIN)/turnout up
+
+test: $(READY)  ## Run every test: unit, contract, workflow, end to end
+	@$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)  ## Time the local cloud and a deployment, step by step
+	@$(BIN)/python -m benchmarks.pipeline
+
+clean:  ## Remove the environment and all local data
+	rm -rf $(VENV) .turnout build
+
+# pip downloads some 350 MB the first time, most of it TensorFlow.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Turnout needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@echo "Installing into $(VENV) (some minutes the first time) ..."
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
