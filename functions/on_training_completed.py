@@ -112,7 +112,7 @@ def _decided_once(
     if earlier := run.get("decisions", {}).get(request_id):
         return Decision(earlier["deploy"], earlier["why"])
     gate = decide(
-        message.deploy.when if message.deploy else declaration.policy.when,
+        (message.deploy or Deploy()).when or declaration.policy.when,
         declaration.policy.primary_metric,
         declaration.policy.minimum_margin,
         message.metrics,

@@ -47,7 +47,7 @@ class Dataset(Message):
 class Deploy(Message):
     """How the sender wants the run deployed; fields left out follow the model's policy."""
 
-    when: DeployWhen = DeployWhen.ALWAYS
+    when: DeployWhen | None = None
     strategy: Strategy | None = None
     steps_percent: Annotated[tuple[int, ...], Field(max_length=20)] = ()
     over: str = ""

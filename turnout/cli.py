@@ -19,6 +19,7 @@ from shared.config import TRAINING_TOPIC
 from shared.domain.deployment import Deployment, Status
 from shared.domain.quality_gate import DeployWhen
 from shared.domain.rollout import Strategy
+from shared.domain.traffic import describe
 from shared.errors import InvalidRequest, NotFound, PipelineError, Unavailable
 from shared.messages import Deploy
 from turnout.calling import FunctionFailed, call
@@ -163,6 +164,23 @@ def publish(
         console.print(f"published as message {message_id}; deployment {deployment_id}")
     if watch_it:
         _watch(deployment_id, as_json, patience_s=60)
+
+
+@app.command()
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models: what is live, where it answers, and what is under way."""
+    connect(context)
+    found = [_overview(model_id) for model_id in wiring.state().model_ids()]
+    if as_json:
+        return print_json(found)
+    return print_table(
+        "Models",
+        ["Model", "Live", "Traffic", "Under way", "URL"],
+        [
+            [one[name] for name in ("model_id", "live", "traffic", "under_way", "url")]
+            for one in found
+        ],
+    )
 
 
 @app.command()
@@ -459,6 +477,19 @@ def _model(model: str | None) -> str:
     if len(known) == 1:
         return known[0]
     raise InvalidRequest(f"name a model: {', '.join(known) or 'none is declared yet'}")
+
+
+def _overview(model_id: str) -> dict[str, str]:
+    state = wiring.state()
+    model = state.model(model_id)
+    service = wiring.cloud_run().service(f"model-serving-{model_id}")
+    return {
+        "model_id": model_id,
+        "live": state.deployment(model.active).name if model.active else "nothing yet",
+        "traffic": describe(service.split),
+        "under_way": f"{model.lock.kind} of {model.lock.deployment_id}" if model.lock else "-",
+        "url": service.url,
+    }
 
 
 def _known_model(model_id: str) -> None:
