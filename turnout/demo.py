@@ -18,7 +18,7 @@ from typing import Any
 from rich.rule import Rule
 
 from shared import wiring
-from shared.domain.deployment import Deployment, Status
+from shared.domain.deployment import Deployment, Status, StepName
 from shared.domain.traffic import describe
 from shared.errors import NotFound, PipelineError, Unavailable
 from turnout.calling import call
@@ -294,9 +294,9 @@ def _summarise(story: Story, history: list[Deployment], folder: Path, as_json: b
 def step_seconds(deployment: Deployment) -> dict[str, float]:
     """Return how long each step lasted, and `all` from the message to the last of them."""
     lasted = {
-        name: (step.ended_at - step.started_at).total_seconds()
-        for name, step in deployment.steps.items()
-        if step.started_at and step.ended_at
+        name.value: (step.ended_at - step.started_at).total_seconds()
+        for name in StepName
+        if (step := deployment.steps.get(name.value)) and step.started_at and step.ended_at
     }
     if deployment.deployed_at:
         lasted["all"] = (deployment.deployed_at - deployment.created_at).total_seconds()
