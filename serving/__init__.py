@@ -1,0 +1,1 @@
+"""The serving container: answers recommendation requests from one version of one model."""

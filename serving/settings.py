@@ -1,0 +1,79 @@
+"""What the revision's environment says: which model, which version, where to listen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serving.errors import InvalidConfiguration
+
+_GS_FOLDER = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<prefix>.+/)")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One version's files: `gs://bucket/prefix` (the prefix ends in `/`) and their digest."""
+
+    bucket: str
+    prefix: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The process's settings; without `artifact` it is the empty v0, which serves no model."""
+
+    model_id: str | None
+    model_version: str
+    training_run: int | None
+    artifact: Artifact | None
+    host: str
+    port: int
+    project: str | None
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Return the settings in `env`; raises InvalidConfiguration naming the variable."""
+    has_model = bool(env.get("MODEL_PATH"))
+    return Settings(
+        model_id=_required(env, "MODEL_ID") if has_model else env.get("MODEL_ID"),
+        model_version=_version(env) if has_model else env.get("MODEL_VERSION", "v0"),
+        training_run=_integer(env, "TRAINING_RUN") if has_model else None,
+        artifact=_artifact(env) if has_model else None,
+        # A program started by hand is for its own machine; the image says 0.0.0.0.
+        host=env.get("HOST", "127.0.0.1"),
+        port=_integer(env, "PORT") if "PORT" in env else 8080,
+        project=env.get("TURNOUT_PROJECT") or env.get("GOOGLE_CLOUD_PROJECT"),
+    )
+
+
+def _artifact(env: Mapping[str, str]) -> Artifact:
+    path, digest = env["MODEL_PATH"], _required(env, "MODEL_DIGEST")
+    match = _GS_FOLDER.fullmatch(path if path.endswith("/") else path + "/")
+    if match is None:
+        raise InvalidConfiguration(f"MODEL_PATH is {path!r}; it must be gs://BUCKET/FOLDER/")
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise InvalidConfiguration(f"MODEL_DIGEST is {digest!r}; it must be sha256:<64 hex digits>")
+    return Artifact(bucket=match["bucket"], prefix=match["prefix"], digest=digest)
+
+
+def _version(env: Mapping[str, str]) -> str:
+    version = _required(env, "MODEL_VERSION")
+    if not re.fullmatch(r"v[1-9][0-9]*", version):
+        raise InvalidConfiguration(f"MODEL_VERSION is {version!r}; it must be like v3")
+    return version
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name)
+    if not value:
+        raise InvalidConfiguration(f"{name} is not set; a revision with MODEL_PATH needs it")
+    return value
+
+
+def _integer(env: Mapping[str, str], name: str) -> int:
+    value = _required(env, name)
+    if not value.isascii() or not value.isdigit():
+        raise InvalidConfiguration(f"{name} is {value!r}; it must be a whole number")
+    return int(value)
