@@ -1,0 +1,178 @@
+"""The local Cloud Run: wires the API, the stored state and the running fleet together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from localcloud.ports import Ports
+from localcloud.run.control import Control
+from localcloud.run.fleet import Fleet
+from localcloud.run.measurement import Listener, Measurement
+from localcloud.run.names import Location
+from localcloud.run.plan import Failure, RevisionPlan, ServicePlan, revision_plan
+from localcloud.run.policy import Policies
+from localcloud.run.process import Image, Processes
+from localcloud.run.reconciler import Reconciler
+from localcloud.run.store import RevisionRecord, ServiceRecord, Store
+from localcloud.run.traffic import Route
+from localcloud.run.transport import Transport
+
+IDLE_TIMEOUT_S = 15 * 60.0
+PENDING_TIMEOUT_S = 120.0
+_APPLY_TIMEOUT_S = 60.0
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class CloudRun:
+    """Services and revisions as `google.cloud.run_v2` knows them, run as local processes.
+
+    `images` maps image references to what stands for them here; a revision of an image that
+    is not in it fails with CONTAINER_MISSING. `environment` is given to every instance.
+    `loop` is running in another thread; `start` and `stop` must not be called from it.
+
+    A revision that nothing leads to keeps its instance for `idle_timeout_s` after it became
+    ready, loses it at once after traffic was taken away, and a tagged one without a share
+    after `idle_timeout_s` without requests. A request waits for a starting instance up to
+    `pending_timeout_s`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ports: Ports,
+        images: Mapping[str, Image],
+        environment: Mapping[str, str],
+        project: str,
+        region: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        pending_timeout_s: float = PENDING_TIMEOUT_S,
+    ) -> None:
+        self.project = project
+        self.region = region
+        self._folder = folder
+        self._ports = ports
+        self._images = images
+        self._environment = environment
+        self._loop = loop
+        self._idle_timeout_s = idle_timeout_s
+        self._pending_timeout_s = pending_timeout_s
+        self._listeners: list[Listener] = []
+        self._location = Location(project, region)
+        self._store = Store(folder / "run.db")
+        self._policies = Policies(self._store)
+        self._reconciler = Reconciler(self._store, self._location, self._apply, self._remove)
+        control = Control(self._store, self._location, self._reconciler)
+        self._transport = Transport(control, self._reconciler, self._policies, self._location)
+        self._processes = Processes(self._store)
+        self._fleet: Fleet | None = None
+        self._deployments: queue.SimpleQueue[tuple[str, Failure | None] | None] = (
+            queue.SimpleQueue()
+        )
+        self._worker: threading.Thread | None = None
+
+    def grpc_handlers(self) -> Sequence[grpc.GenericRpcHandler[Any, Any]]:
+        """Return the handlers of Services, Revisions and Operations.
+
+        The last one refuses every other method of google.cloud.run and of Operations by name:
+        register it after any other server of google.longrunning.Operations.
+        """
+        return self._transport.handlers()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have every measured request told to `listener`, in the loop: it must not block."""
+        self._listeners.append(listener)
+
+    def start(self) -> None:
+        """Kill what an earlier run left, then serve again what was served, at the same URLs.
+
+        Returns when the URLs answer; requests wait there for their instances to start.
+        """
+        self._processes.open()
+        self._fleet = self._in_loop(self._new_fleet())
+        self._worker = threading.Thread(target=self._work, name="cloud-run", daemon=True)
+        self._worker.start()
+        self._reconciler.reconcile_all()
+
+    def stop(self) -> None:
+        """Finish the requests in flight and end every instance; deployments resume at `start`."""
+        if self._worker is not None:
+            self._deployments.put(None)
+            self._worker.join()
+            self._worker = None
+        if self._fleet is not None:
+            self._in_loop(self._fleet.close(), timeout_s=None)
+            self._fleet = None
+        self._processes.close()
+        self._store.close()
+
+    async def _new_fleet(self) -> Fleet:
+        return Fleet(
+            self._ports,
+            self._processes,
+            lambda revision, failure: self._deployments.put((revision, failure)),
+            self._measured,
+            self._idle_timeout_s,
+            self._pending_timeout_s,
+        )
+
+    def _measured(self, measurement: Measurement) -> None:
+        for listener in self._listeners:
+            listener(measurement)
+
+    def _work(self) -> None:
+        """Take in how deployments ended; apart from the loop, which must not wait for a disk."""
+        while (outcome := self._deployments.get()) is not None:
+            try:
+                self._reconciler.deployed(*outcome)
+            except Exception:
+                # Its service stays reconciling until the next write; the others go on.
+                _log.exception("the deployment of %s could not be taken in", outcome[0])
+
+    def _apply(
+        self, record: ServiceRecord, revisions: Sequence[RevisionRecord], routes: tuple[Route, ...]
+    ) -> Mapping[str, str]:
+        assert self._fleet is not None, "the local Cloud Run is not started"
+        plans = {state: self._plans(revisions, state) for state in ("deploying", "ready")}
+        plan = ServicePlan(
+            id=record.id,
+            public=self._policies.is_public(record.id, record.service),
+            routes=routes,
+            deploying=plans["deploying"],
+            ready=plans["ready"],
+        )
+        return self._in_loop(self._fleet.apply(plan))
+
+    def _plans(self, revisions: Sequence[RevisionRecord], state: str) -> tuple[RevisionPlan, ...]:
+        return tuple(
+            revision_plan(
+                revision.name,
+                revision.service_id,
+                revision.template,
+                self._images,
+                self._environment,
+                self._folder / "logs",
+            )
+            for revision in revisions
+            if revision.state == state
+        )
+
+    def _remove(self, service_id: str) -> None:
+        assert self._fleet is not None, "the local Cloud Run is not started"
+        self._in_loop(self._fleet.remove(service_id))
+
+    def _in_loop(
+        self, work: Coroutine[Any, Any, _T], timeout_s: float | None = _APPLY_TIMEOUT_S
+    ) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)

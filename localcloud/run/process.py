@@ -1,0 +1,240 @@
+"""Operating system processes that stand for container instances."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from localcloud.ports import HOST
+from localcloud.run.store import ProcessRecord, Store
+
+GRACE_S = 10.0
+LOG_LIMIT_BYTES = 16 * 2**20
+TAIL_LINES = 12
+TAIL_BYTES = 16_384
+# Below the range that Linux and macOS take outgoing ports from: nobody grabs a port between
+# the choice and the moment the instance listens on it.
+_PORTS = range(10_000, 32_000)
+# What a command needs of the machine it runs on; a container inherits nothing else.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Image:
+    """A local stand-in for a container image: its entry point, folder and own environment.
+
+    `cwd` None means the folder that the local cloud itself was started in.
+    """
+
+    command: Sequence[str]
+    cwd: Path | None = None
+    environment: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything a process is started with, but its port."""
+
+    command: tuple[str, ...]
+    cwd: Path | None
+    environment: Mapping[str, str]
+    log: Path
+
+
+class Guard:
+    """The helper process that ends the instances if this process dies without `stop`."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_HERE / "guard.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+
+    def watch(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        # A guard that somebody killed must not stop the service; the next start sweeps instead.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End the guard; it kills what it still watches."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+class Process:
+    """One started process, listening (soon) on `port` of the loopback interface."""
+
+    def __init__(
+        self, child: asyncio.subprocess.Process, port: int, log: Path, log_from: int
+    ) -> None:
+        self._child = child
+        self._log = log
+        self._log_from = log_from
+        self.port = port
+        self.in_flight = 0
+        self.exited = asyncio.ensure_future(child.wait())
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._child.returncode
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to all that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the process and its descendants."""
+        with contextlib.suppress(psutil.Error):
+            leader = psutil.Process(self.pid)
+            family = [leader, *leader.children(recursive=True)]
+            return sum(_resident(member) for member in family)
+        return 0
+
+    def last_lines(self) -> str:
+        """Return the last lines that this process wrote."""
+        with self._log.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_from, end - TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+class Processes:
+    """Starts and ends processes; records each, so that the next start can sweep leftovers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._guard: Guard | None = None
+
+    def open(self) -> None:
+        """Kill what an earlier run left behind, then stand guard."""
+        for left in self._store.processes():
+            kill_leftover(left)
+            self._store.delete_process(left.pid)
+        self._guard = Guard()
+
+    def close(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    async def start(self, revision: str, launch: Launch) -> Process:
+        """Start a process on a free port; OSError when its folder or Python is missing."""
+        assert self._guard is not None, "start() the local Cloud Run first"
+        if launch.cwd is not None and not launch.cwd.is_dir():
+            raise FileNotFoundError(f"the working folder {launch.cwd} does not exist")
+        port = free_port()
+        _rotate(launch.log)
+        with launch.log.open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-S",
+                str(_HERE / "launch.py"),
+                str(os.getpid()),
+                *launch.command,
+                cwd=launch.cwd,
+                env={**launch.environment, "PORT": str(port)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own: ended as a whole, and out of reach of a terminal's Ctrl-C.
+                start_new_session=True,
+            )
+            log_from = log.tell()
+        self._guard.watch(child.pid)
+        process = Process(child, port, launch.log, log_from)
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(child.pid).create_time()
+            record = ProcessRecord(child.pid, started, revision)
+            await asyncio.to_thread(self._store.put_process, record)
+        return process
+
+    async def end(self, process: Process, grace_s: float = GRACE_S) -> None:
+        """SIGTERM, then SIGKILL after the grace period; returns when it is gone."""
+        if process.exit_code is None:
+            process.signal_group(signal.SIGTERM)
+            await asyncio.wait({process.exited}, timeout=grace_s)
+        # Also after a clean exit: what it started and left running goes with it.
+        process.signal_group(signal.SIGKILL)
+        await process.exited
+        if self._guard is not None:
+            self._guard.forget(process.pid)
+        await asyncio.to_thread(self._store.delete_process, process.pid)
+
+
+def base_environment() -> dict[str, str]:
+    """Return the few variables of this machine that an instance may see."""
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    for port in random.sample(_PORTS, 200):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port between 10000 and 32000")
+
+
+def kill_leftover(left: ProcessRecord) -> None:
+    """Kill a process of an earlier run and its group, unless its pid belongs to another now."""
+    try:
+        leader = psutil.Process(left.pid)
+        if leader.status() != psutil.STATUS_ZOMBIE:
+            if abs(leader.create_time() - left.started) < 2:
+                os.killpg(left.pid, signal.SIGKILL)
+            return
+    except (psutil.Error, ProcessLookupError, PermissionError):
+        pass
+    for member in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            in_group = os.getpgid(member.pid) == left.pid
+            if in_group and member.environ().get("K_REVISION") == left.revision:
+                member.kill()
+
+
+def _rotate(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+        log.replace(log.with_suffix(".log.1"))
