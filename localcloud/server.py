@@ -154,13 +154,15 @@ class LocalCloud:
         """Stop in the opposite order; what was acknowledged stays on disk."""
         (self.folder / "cloud.json").unlink(missing_ok=True)
         self._scheduler.stop()
-        self._pubsub.stop()
         self._workflows.stop()
         self._functions.stop()
         self._run.stop()
+        # No new calls first, then the ends of streams and waiting pulls, then the databases.
+        stopped = self._grpc.stop(grace=2)
+        self._pubsub.stop()
+        stopped.wait()
         self._monitoring.stop()
         self._firestore.stop()
-        self._grpc.stop(grace=2).wait()
         for site in self._sites:
             asyncio.run_coroutine_threadsafe(site.cleanup(), self._loop).result(timeout=10)
         self._storage.stop()

@@ -93,7 +93,8 @@ class Deployment:
     """One version of one model, from the request to what became of it.
 
     `token` is the fencing token while (and since) it holds the model's lock; without one
-    it waits for its turn. `snapshot` is the traffic that an abort restores.
+    it waits for its turn. `snapshot` is the traffic that an abort restores. `paused` and
+    `approved` are a person's word on the stage that bakes: stay, or go on now.
     """
 
     id: str
@@ -121,6 +122,9 @@ class Deployment:
     recall_at_50: float | None = None
     recall_at_10: float | None = None
     healthy: bool = False
+    stage_started_at: datetime | None = None
+    paused: bool = False
+    approved: bool = False
     snapshot: Mapping[str, int] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
     reason: str = ""
@@ -168,7 +172,10 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a deployment: who, when, why."""
+    """One thing that happened to a deployment: who, when, why, and from where.
+
+    `source` says how the actor came in, such as `dashboard 203.0.113.9`.
+    """
 
     deployment_id: str
     model_id: str
@@ -179,3 +186,4 @@ class Event:
     before: str = ""
     after: str = ""
     traffic: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""

@@ -149,7 +149,7 @@ def shift(book: Book, deployment_id: str, percent: int, at: datetime) -> Deploym
     if dict(book.model.desired) == wanted and deployment.traffic_percent == percent:
         return deployment
     book.model = replace(book.model, desired=wanted)
-    moved = replace(deployment, traffic_percent=percent)
+    moved = replace(deployment, traffic_percent=percent, stage_started_at=at, approved=False)
     book.put(moved)
     _note(book, moved, at, "pipeline", "traffic wanted", describe(wanted), traffic=wanted)
     return moved
@@ -175,8 +175,43 @@ def finish(book: Book, deployment_id: str, at: datetime) -> Deployment | None:
     return release(book, at)
 
 
+def pause(
+    book: Book, deployment_id: str, at: datetime, actor: str, reason: str, source: str = ""
+) -> Deployment:
+    """Keep the rollout at its stage until `resume` or `approve`. A repeat changes nothing."""
+    deployment = book.deployment(deployment_id)
+    said = replace(deployment, paused=True)
+    return _say(book, deployment, said, "paused", at, actor, reason, source)
+
+
+def resume(
+    book: Book, deployment_id: str, at: datetime, actor: str, reason: str, source: str = ""
+) -> Deployment:
+    """Let a paused rollout go on once its stage has baked. A repeat changes nothing."""
+    deployment = book.deployment(deployment_id)
+    said = replace(deployment, paused=False)
+    return _say(book, deployment, said, "resumed", at, actor, reason, source)
+
+
+def approve(
+    book: Book, deployment_id: str, at: datetime, actor: str, reason: str, source: str = ""
+) -> Deployment:
+    """Let the rollout go on to its next stage now. A repeat within a stage changes nothing."""
+    deployment = book.deployment(deployment_id)
+    if deployment.stage_started_at is None:
+        raise Conflict(f"{deployment_id!r} has no traffic yet: there is no stage to approve")
+    said = replace(deployment, paused=False, approved=True)
+    return _say(book, deployment, said, "approved", at, actor, reason, source)
+
+
 def abort(
-    book: Book, deployment_id: str, after: Status, at: datetime, actor: str, reason: str
+    book: Book,
+    deployment_id: str,
+    after: Status,
+    at: datetime,
+    actor: str,
+    reason: str,
+    source: str = "",
 ) -> bool:
     """End the rollout and want its snapshot back; False where it ended already.
 
@@ -186,7 +221,7 @@ def abort(
     deployment = book.deployment(deployment_id)
     if deployment.status is not Status.DEPLOYING:
         return False
-    _end(book, deployment, after, at, actor, reason)
+    _end(book, deployment, after, at, actor, reason, source)
     if deployment.waiting:
         if book.model.waiting == deployment.id:
             book.model = replace(book.model, waiting=None)
@@ -204,7 +239,12 @@ def abort(
 
 
 def roll_back(
-    book: Book, target_id: str | None, at: datetime, actor: str, reason: str
+    book: Book,
+    target_id: str | None,
+    at: datetime,
+    actor: str,
+    reason: str,
+    source: str = "",
 ) -> Deployment:
     """Want all traffic on an earlier version, over any rollout that is running; return it.
 
@@ -223,12 +263,13 @@ def roll_back(
         other = book.find(other_id)
         if other and other.status is Status.DEPLOYING:
             why = f"rolled back to {target.name} by {actor}: {reason}"
-            _end(book, other, Status.CANCELLED, at, actor, why)
+            _end(book, other, Status.CANCELLED, at, actor, why, source)
     if model.active and model.active != target.id:
         left = book.deployment(model.active)
-        _end(book, left, Status.ROLLED_BACK, at, actor, f"to {target.name}: {reason}")
+        _end(book, left, Status.ROLLED_BACK, at, actor, f"to {target.name}: {reason}", source)
     if target.status is not Status.ACTIVE:
-        target = _end(book, target, Status.ACTIVE, at, actor, f"rolled back to: {reason}")
+        why = f"rolled back to: {reason}"
+        target = _end(book, target, Status.ACTIVE, at, actor, why, source)
     token = book.model.token + 1
     wanted = {target.cloud_run_revision: 100}
     book.model = replace(
@@ -239,7 +280,7 @@ def roll_back(
         active=target.id,
         desired=wanted,
     )
-    _note(book, target, at, actor, "rollback", reason, traffic=wanted)
+    _note(book, target, at, actor, "rollback", reason, traffic=wanted, source=source)
     return target
 
 
@@ -261,12 +302,36 @@ def _take_turn(book: Book, deployment: Deployment, at: datetime) -> Deployment:
     return turned
 
 
+def _say(
+    book: Book,
+    deployment: Deployment,
+    said: Deployment,
+    action: str,
+    at: datetime,
+    actor: str,
+    reason: str,
+    source: str,
+) -> Deployment:
+    holds(book, deployment)
+    if said != deployment:
+        book.put(said)
+        _note(book, said, at, actor, action, reason, source=source)
+    return said
+
+
 def _end(
-    book: Book, deployment: Deployment, after: Status, at: datetime, actor: str, reason: str
+    book: Book,
+    deployment: Deployment,
+    after: Status,
+    at: datetime,
+    actor: str,
+    reason: str,
+    source: str = "",
 ) -> Deployment:
     moved = deployment.become(after, at, reason)
     book.put(moved)
-    _note(book, moved, at, actor, after.value, reason, before=deployment.status, after=after)
+    before = deployment.status
+    _note(book, moved, at, actor, after.value, reason, before=before, after=after, source=source)
     return moved
 
 
@@ -281,6 +346,7 @@ def _note(
     before: str = "",
     after: str = "",
     traffic: Mapping[str, int] | None = None,
+    source: str = "",
 ) -> None:
     book.record(
         Event(
@@ -293,6 +359,7 @@ def _note(
             str(before),
             str(after),
             dict(traffic or {}),
+            source,
         )
     )
 
