@@ -78,7 +78,7 @@ class FrontDoor:
         for tag, table in tables.items():
             origin = self._origins.get((service, tag))
             if origin is None:
-                name = f"run-{service}-{tag}" if tag else f"run-{service}"
+                name = f"run-{service}/{tag}" if tag else f"run-{service}"
                 origin = _Origin(table, self)
                 await origin.open(self._ports, name)
                 self._origins[service, tag] = origin
