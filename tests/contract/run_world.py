@@ -33,7 +33,7 @@ POLLING = polling.DEFAULT_POLLING.with_delay(initial=0.05, maximum=0.2)
 
 # Behaviour is chosen by environment variables, as a container's would be.
 SERVER = """
-import http.server, json, os, signal, subprocess, sys, threading, time
+import http.server, json, os, signal, socket, subprocess, sys, threading, time
 
 START_S = float(os.environ.get("START_S", "0"))
 if os.environ.get("CRASH_AT_START"):
@@ -56,6 +56,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
@@ -67,7 +69,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/crash":
             os._exit(9)
         if path == "/deaf":
-            server.socket.close()  # The process lives on and listens no more.
+            # The process lives on and listens no more: closing alone leaves the port open
+            # for as long as the accept loop still waits on it.
+            server.socket.shutdown(socket.SHUT_RDWR)
+            server.socket.close()
             self.close_connection = True
         if path == "/sleep":
             print("sleeping", flush=True)
