@@ -7,6 +7,7 @@ from functions.claim_deployment import claim_deployment
 from functions.copy_artifacts import copy_artifacts
 from functions.create_revision import create_revision
 from functions.finish_deployment import finish_deployment
+from functions.judge_canary import judge_canary
 from functions.on_training_completed import on_training_completed
 from functions.reconcile import reconcile
 from functions.roll_back import roll_back
@@ -20,6 +21,7 @@ __all__ = [
     "copy_artifacts",
     "create_revision",
     "finish_deployment",
+    "judge_canary",
     "on_training_completed",
     "reconcile",
     "roll_back",

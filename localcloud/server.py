@@ -45,6 +45,7 @@ TARGETS = {
     "copy_artifacts": "http",
     "create_revision": "http",
     "finish_deployment": "http",
+    "judge_canary": "http",
     "on_training_completed": "cloudevent",
     "reconcile": "http",
     "roll_back": "http",

@@ -184,6 +184,10 @@ class ShiftTraffic(StepRequest):
     percent: Annotated[int, Field(ge=1, le=100)]
 
 
+class JudgeCanary(StepRequest):
+    """Ask whether the stage that bakes may be left."""
+
+
 class FinishDeployment(StepRequest):
     """Make the deployment the active one."""
 
