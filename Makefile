@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench clean
+.PHONY: help demo up test check bench chromium clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: $(READY)  ## Everything from nothing: two trained models go live under loa
 up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay in .turnout/
 	@$(BIN)/turnout up
 
-test: $(READY)  ## Run every test: unit, contract, workflow, end to end
+test: $(READY) chromium  ## Run every test: unit, contract, workflow, end to end, browser
 	@$(BIN)/python -m pytest
 
 check: $(READY)  ## Lint, format and types
@@ -26,6 +26,13 @@ check: $(READY)  ## Lint, format and types
 
 bench: $(READY)  ## Time the local cloud and a deployment, step by step
 	@$(BIN)/python -m benchmarks.pipeline
+
+# The browser tests drive Debian's Chromium.
+chromium:
+	@test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    && apt-get -qq update \
+	    && apt-get -qq install --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	    || { echo "The browser tests need /usr/bin/chromium: sudo apt-get install chromium"; exit 1; }
 
 clean:  ## Remove the environment and all local data
 	rm -rf $(VENV) .turnout build
