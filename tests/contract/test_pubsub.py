@@ -13,11 +13,11 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import pubsub
 
+from localcloud.google_emulators import PUBSUB
 from tests.contract.pubsub_backends import (
     LOCAL,
     available_backends,
     describe_backends,
-    google_pubsub,
     local_pubsub,
 )
 from tests.contract.pubsub_cloud import TIMEOUT_S, Cloud, connected, eventually, subscribed
@@ -31,7 +31,7 @@ def address(
     running = (
         local_pubsub(Path(tmp_path_factory.mktemp("pubsub")))
         if request.param == LOCAL
-        else google_pubsub()
+        else PUBSUB.running()
     )
     with running as found:
         yield found
