@@ -8,11 +8,12 @@ from enum import StrEnum
 
 from shared.domain.deployment import Deployment
 
-HOUR_S, DAY_S = 3600.0, 86_400.0
-QUICKEST_POLL_S = 2.0
-POLL_S = {HOUR_S: 20.0, DAY_S: 120.0}
-SLOWEST_POLL_S = 300.0
-"""Ever slower, so that 30 days of baking stay within the 100,000 steps of an execution."""
+QUICKEST_POLL_S, SLOWEST_POLL_S = 2.0, 300.0
+POLLS_A_STAGE = 500
+POLLS_A_PAUSE = 50
+"""An execution has 100,000 steps, and one poll takes some eight of them: so the longer a
+stage bakes, or stays paused after that, the slower it is asked about. The longest rollout
+leaves enough for ten days of pause."""
 
 
 class Answer(StrEnum):
@@ -55,7 +56,5 @@ def judge(deployment: Deployment, now: datetime) -> Verdict:
 
 
 def _poll_s(bake_s: float, baked_s: float) -> float:
-    for until_s, poll_s in POLL_S.items():
-        if baked_s < until_s:
-            return max(QUICKEST_POLL_S, min(poll_s, bake_s / 20))
-    return SLOWEST_POLL_S
+    poll_s = max(bake_s / POLLS_A_STAGE, (baked_s - bake_s) / POLLS_A_PAUSE)
+    return min(max(poll_s, QUICKEST_POLL_S), SLOWEST_POLL_S)
