@@ -18,12 +18,17 @@ from serving.model_slot import ModelSlot, NoModel
 from serving.openapi import openapi_document
 from serving.parsing import parse
 from serving.settings import Settings
+from serving.usage import Usage
 
 MAX_BODY_BYTES = 1 << 20
 
 
 def create_app(
-    settings: Settings, slot: ModelSlot, keys: ApiKeys, draining: Callable[[], bool]
+    settings: Settings,
+    slot: ModelSlot,
+    keys: ApiKeys,
+    usage: Usage,
+    draining: Callable[[], bool],
 ) -> flask.Flask:
     """Return the WSGI application; while `draining()` it asks its callers to reconnect."""
     app = flask.Flask("serving", static_folder=None)
@@ -53,16 +58,20 @@ def create_app(
     @app.post("/recommend")
     def recommend() -> flask.Response:
         model = slot.recommender()
-        keys.check(flask.request.headers.get("Authorization"))
+        usage.note_key(keys.check(flask.request.headers.get("Authorization")))
         asked = parse(messages.RecommendRequest, flask.request)
-        return _json(recommender.recommend(model, asked, settings.model_version))
+        answer = recommender.recommend(model, asked, settings.model_version)
+        usage.note_customers([asked.customer_id])
+        return _json(answer)
 
     @app.post("/recommend-batch")
     def recommend_batch() -> flask.Response:
         model = slot.recommender()
-        keys.check(flask.request.headers.get("Authorization"))
+        usage.note_key(keys.check(flask.request.headers.get("Authorization")))
         asked = parse(messages.RecommendBatchRequest, flask.request)
-        return _json(recommender.recommend_batch(model, asked, settings.model_version))
+        answer = recommender.recommend_batch(model, asked, settings.model_version)
+        usage.note_customers(asked.customer_ids)
+        return _json(answer)
 
     @app.get("/openapi.json")
     def openapi() -> flask.Response:

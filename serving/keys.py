@@ -81,8 +81,8 @@ class ApiKeys:
         self._away_since: float | None = None
         self._ask_again_at = 0.0
 
-    def check(self, authorization: str | None) -> None:
-        """Return if the header carries a good key of this model.
+    def check(self, authorization: str | None) -> str:
+        """Return the SHA-256 (hex) of the header's key, which is a good one of this model.
 
         Raises MissingApiKey, InvalidApiKey, or KeysUnavailable where the store is away and the
         key was not seen lately.
@@ -95,6 +95,7 @@ class ApiKeys:
         key = verdict.key
         if key is None or (key.expires_at is not None and key.expires_at <= self._now()):
             raise InvalidApiKey
+        return key_hash
 
     def connect(self) -> None:
         """Reach the store before the first request does, which would wait for it."""

@@ -22,7 +22,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Settings:
-    """The process's settings; without `artifact` it is the empty v0, which serves no model."""
+    """The process's settings; without `artifact` it is the empty v0, which serves no model.
+
+    Usage is written every `usage_flush_s` seconds: what a kill may lose.
+    """
 
     model_id: str | None
     model_version: str
@@ -31,6 +34,7 @@ class Settings:
     host: str
     port: int
     project: str | None
+    usage_flush_s: int = 60
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -45,6 +49,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         host=env.get("HOST", "127.0.0.1"),
         port=_integer(env, "PORT") if "PORT" in env else 8080,
         project=env.get("TURNOUT_PROJECT") or env.get("GOOGLE_CLOUD_PROJECT"),
+        usage_flush_s=_flush_s(env) if "USAGE_FLUSH_S" in env else 60,
     )
 
 
@@ -56,6 +61,13 @@ def _artifact(env: Mapping[str, str]) -> Artifact:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise InvalidConfiguration(f"MODEL_DIGEST is {digest!r}; it must be sha256:<64 hex digits>")
     return Artifact(bucket=match["bucket"], prefix=match["prefix"], digest=digest)
+
+
+def _flush_s(env: Mapping[str, str]) -> int:
+    flush_s = _integer(env, "USAGE_FLUSH_S")
+    if not 1 <= flush_s <= 3600:
+        raise InvalidConfiguration(f"USAGE_FLUSH_S is '{flush_s}'; it must be 1 to 3600")
+    return flush_s
 
 
 def _version(env: Mapping[str, str]) -> str:

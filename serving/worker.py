@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +51,26 @@ def build(launch: Launch) -> Callable[..., Any]:
 
     from serving.app import create_app
     from serving.firestore_keys import FirestoreKeys
+    from serving.firestore_usage import FirestoreUsage
     from serving.keys import ApiKeys
+    from serving.usage import Usage
 
     settings = launch.settings
     slot = ModelSlot(EMPTY if settings.artifact is None else STARTING)
     keys = ApiKeys(settings.model_id or "", FirestoreKeys(settings.project))
-    app = create_app(settings, slot, keys, draining=lambda: bool(launch.draining.value))
+    usage = Usage(
+        FirestoreUsage(
+            settings.project, settings.model_id or "", settings.model_version, secrets.token_hex(8)
+        ),
+        settings.usage_flush_s,
+    )
+    app = create_app(settings, slot, keys, usage, draining=lambda: bool(launch.draining.value))
     _spawn("report-listening", lambda: _report_listening(launch))
     if settings.artifact is not None:
         _spawn("connect-keys", keys.connect)
+        _spawn("write-usage", usage.run)
+        # Runs when the worker has answered its last request: a child process has no `atexit`.
+        Finalize(None, usage.close, exitpriority=0)
         _spawn("load-model", lambda: _load(launch, slot))
     return app
 

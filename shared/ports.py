@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from shared.config import Settings
 from shared.domain.deployment import Deployment
 from shared.domain.model import Book, Model
+from shared.domain.serving_metrics import RevisionHour, ServingHour
 from shared.messages import ModelDeclaration
 
 T = TypeVar("T")
@@ -42,12 +43,18 @@ class State(Protocol):
         """Run `move` in one transaction; it runs again when another writer came between."""
         ...
 
+    def run(self, run_id: str) -> Mapping[str, Any] | None:
+        """Return a training run as stored, or None."""
+        ...
+
     def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """Create the training run where it is new; return what is stored."""
         ...
 
-    def note_run(self, run_id: str, fields: Mapping[str, Any]) -> None:
-        """Set fields of a training run that exists."""
+    def decide(
+        self, run_id: str, request_id: str, decision: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Keep the gate's decision on a request where there is none; return what is kept."""
         ...
 
     def record_refusal(self, message_id: str, refusal: Mapping[str, Any]) -> None:
@@ -220,4 +227,42 @@ class Ports:
     dead_letters: DeadLetters
     predictions: Predictions
     keys: Keys
+    clock: Clock
+
+
+class RequestMetrics(Protocol):
+    """What Cloud Run measured of requests."""
+
+    def hours(self, service: str, begin: datetime, until: datetime) -> list[RevisionHour]:
+        """Return each revision's hours from `begin` (a full hour) until `until`."""
+        ...
+
+
+class ServingHours(Protocol):
+    """The hourly serving metrics, in Firestore."""
+
+    def collected_until(self, model_id: str) -> datetime | None:
+        """Return the hour before which every hour was collected, or None at the first time."""
+        ...
+
+    def note_collected(self, model_id: str, until: datetime, at: datetime) -> None:
+        """Write how far was collected."""
+        ...
+
+    def sketches(self, model_id: str, hour: datetime) -> Mapping[int, Sequence[bytes]]:
+        """Return the sketches of customers that containers wrote of an hour, by version."""
+        ...
+
+    def write(self, hours: Sequence[ServingHour]) -> None:
+        """Write each hour over what was there."""
+        ...
+
+
+@dataclass(frozen=True)
+class MetricsPorts:
+    """What collecting serving metrics needs; no other function does."""
+
+    state: State
+    requests: RequestMetrics
+    hours: ServingHours
     clock: Clock

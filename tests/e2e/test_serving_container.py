@@ -30,6 +30,7 @@ from google.cloud import firestore, storage
 from localcloud.firestore import Firestore
 from localcloud.storage import Storage
 from serving.artifacts import ManifestFile, digest_of
+from shared.sketches import count_distinct
 from tests import models
 from tests.serving_answers import assert_documented
 
@@ -176,8 +177,25 @@ class Cloud:
         return key
 
     def revoke(self, key: str) -> None:
+        self._key(key).update({"is_active": False})
+
+    def delete_key(self, key: str) -> None:
+        self._key(key).delete()
+
+    def stored_key(self, key: str) -> dict[str, Any] | None:
+        return self._key(key).get().to_dict()
+
+    def _key(self, key: str) -> firestore.DocumentReference:
         key_hash = hashlib.sha256(key.encode()).hexdigest()
-        self._documents.collection("api_keys").document(key_hash).update({"is_active": False})
+        return self._documents.collection("api_keys").document(key_hash)
+
+    def sketches(self, environment: dict[str, str]) -> list[dict[str, Any]]:
+        """Return the sketches of customers that a revision's instances wrote."""
+        version = int(environment["MODEL_VERSION"].removeprefix("v"))
+        found = self._documents.collection("customer_sketches").where(
+            filter=firestore.FieldFilter("version", "==", version)
+        )
+        return [one.to_dict() for one in found.stream()]
 
 
 class Answer:
@@ -611,6 +629,84 @@ def test_sigterm_under_load_on_kept_connections_loses_no_request(
         container.process.send_signal(signal.SIGTERM)
         assert all(client.result(DEADLINE_S) >= 1 for client in clients)
     assert container.wait_for_exit() == 0
+
+
+def test_sigterm_writes_who_was_answered_and_which_keys_were_used(
+    cloud: Cloud, run: Callable[..., Container]
+) -> None:
+    environment = cloud.deploy(models.write_good)
+    container = run(environment)
+    container.wait_until_healthy()
+    used, revoked, deleted, unused = (cloud.create_key() for _ in range(4))
+    batch = {"customer_ids": ["C002", "C003", "a stranger"]}
+    headers = {"Authorization": f"Bearer {used}"}
+    began = datetime.now(UTC)
+    assert container.recommend("C001", revoked).status == 200
+    assert container.recommend("C002", deleted).status == 200
+    assert container.recommend("C004", used, top_k=0).status == 400
+    assert container.request("POST", "/recommend-batch", batch, **headers).status == 200
+    cloud.revoke(revoked)
+    cloud.delete_key(deleted)
+    assert cloud.sketches(environment) == []
+    container.process.send_signal(signal.SIGTERM)
+    assert container.wait_for_exit() == 0
+
+    sketches = cloud.sketches(environment)
+    assert count_distinct([one["sketch"] for one in sketches]) == 4
+    for one in sketches:
+        assert one["model_id"] == "movies"
+        assert one["hour"] <= datetime.now(UTC) < one["expires_at"]
+    for key in (used, revoked):
+        stored = cloud.stored_key(key)
+        assert stored is not None
+        assert began <= stored["last_used_at"] <= datetime.now(UTC)
+        assert stored["is_active"] is (key == used)
+    assert cloud.stored_key(deleted) is None
+    assert (cloud.stored_key(unused) or {})["last_used_at"] is None
+
+
+def test_kill_keeps_what_was_flushed_and_the_next_instance_counts_nobody_twice(
+    cloud: Cloud, run: Callable[..., Container], key: str
+) -> None:
+    environment = {**cloud.deploy(models.write_good), "USAGE_FLUSH_S": "1"}
+    killed = run(environment)
+    killed.wait_until_healthy()
+    assert killed.recommend("C001", key).status == 200
+    assert killed.recommend("C002", key).status == 200
+
+    def counted() -> int:
+        return count_distinct([one["sketch"] for one in cloud.sketches(environment)])
+
+    eventually(lambda: counted() == 2, "the flush")
+    killed.process.kill()
+    killed.wait_for_exit()
+    after = run(environment)
+    after.wait_until_healthy()
+    assert after.recommend("C002", key).status == 200
+    assert after.recommend("C003", key).status == 200
+    eventually(lambda: counted() == 3, "the next instance's flush")
+
+
+def test_firestore_away_requests_are_answered_and_usage_is_written_later(
+    cloud: Cloud, run: Callable[..., Container]
+) -> None:
+    environment = {**cloud.deploy(models.write_good), "USAGE_FLUSH_S": "1"}
+    container, key = run(environment), cloud.create_key()
+    container.wait_until_healthy()
+    assert container.recommend("C001", key).status == 200
+    eventually(lambda: cloud.sketches(environment), "the first flush")
+    cloud.firestore.stop()
+    try:
+        assert container.recommend("C002", key).status == 200
+        eventually(lambda: container.logged("usage cannot be written"), "the flush's failure")
+        assert container.recommend("C003", key).status == 200
+    finally:
+        cloud.firestore.start()
+    eventually(
+        lambda: count_distinct([one["sketch"] for one in cloud.sketches(environment)]) == 3,
+        "the flush after the outage",
+    )
+    eventually(lambda: container.logged("usage can be written again"), "the log of it")
 
 
 def test_main_process_killed_its_worker_ends_too(run: Callable[..., Container]) -> None:

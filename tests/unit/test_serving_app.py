@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from serving.keys import ApiKeys, KeyStoreAway, StoredKey
 from serving.model_slot import EMPTY, STARTING, ModelSlot, NoModel
 from serving.recommender import Answer
 from serving.settings import Artifact, Settings
+from serving.usage import Usage
 from tests.serving_answers import assert_documented
 
 KEY = "the-key-of-this-test"
@@ -63,6 +65,16 @@ class OneKey:
         return StoredKey(good, "movies", True, None) if key_hash == good else None
 
 
+class NoUsage:
+    """A usage store that is never asked: these tests write nothing."""
+
+    def save_sketch(self, hour: datetime, sketch: bytes) -> None:
+        raise AssertionError(f"{len(sketch)} bytes were written for {hour}")
+
+    def save_key_use(self, key_hash: str, at: datetime) -> None:
+        raise AssertionError(f"{key_hash} was written at {at}")
+
+
 class Api:
     """A client that checks every JSON answer against the served document."""
 
@@ -91,7 +103,8 @@ def store() -> OneKey:
 
 
 def start(slot: ModelSlot, store: OneKey, draining: bool = False) -> Api:
-    app = create_app(SETTINGS, slot, ApiKeys("movies", store), lambda: draining)
+    usage = Usage(NoUsage())
+    app = create_app(SETTINGS, slot, ApiKeys("movies", store), usage, lambda: draining)
     return Api(app.test_client())
 
 
@@ -337,7 +350,8 @@ def test_draining_asks_callers_to_reconnect(store: OneKey) -> None:
 
 
 def test_document_has_the_paths_and_limits(store: OneKey) -> None:
-    app = create_app(SETTINGS, ModelSlot(EMPTY), ApiKeys("movies", store), lambda: False)
+    keys, usage = ApiKeys("movies", store), Usage(NoUsage())
+    app = create_app(SETTINGS, ModelSlot(EMPTY), keys, usage, lambda: False)
     document = app.test_client().get("/openapi.json").get_json()
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {"/health", "/recommend", "/recommend-batch", "/openapi.json"}

@@ -57,6 +57,7 @@ def test_missing_variable_is_named(name: str) -> None:
         ("MODEL_DIGEST", "sha256:short"),
         ("TRAINING_RUN", "latest"),
         ("PORT", "http"),
+        ("USAGE_FLUSH_S", "0"),
     ],
 )
 def test_variable_that_cannot_be_right_is_named(name: str, value: str) -> None:
@@ -111,7 +112,7 @@ def test_image_installs_exactly_what_was_tested() -> None:
     pinned = _pins(ROOT / "serving" / "requirements.txt")
     locked = _pins(ROOT / "requirements.lock")
     direct = ["flask", "granian", "google-cloud-firestore", "google-cloud-storage", "numpy"]
-    direct += ["orjson", "pydantic", "tensorflow-cpu"]
+    direct += ["orjson", "pydantic", "tensorflow-cpu", "datasketches"]
     # TensorFlow goes by another name where there is no smaller wheel.
     wanted = {line for line in locked if _name(line) in _closure(direct) | {"tensorflow"}}
     assert pinned == wanted
