@@ -13,44 +13,63 @@ from functions.entry import respond
 from functions.finish_deployment import start
 from functions.steps import apply_traffic
 from shared.domain.deployment import Deployment, Status
-from shared.domain.model import Book, Lock, LockKind, abort, release
-from shared.errors import Superseded
+from shared.domain.model import Book, Check, Lock, LockKind, abort, release, unchecked
+from shared.errors import Conflict, Superseded
 from shared.messages import AbortDeployment
 from shared.ports import Ports
 from shared.wiring import ports
 
+REASON_HEAD, REASON_TAIL = 500, 1500
+
 
 def undo(command: AbortDeployment, ports: Ports) -> dict[str, Any]:
-    """Abort because the workflow caught an error; nothing where another execution owns it."""
+    """Abort because the workflow caught an error; Conflict where another execution owns it."""
     deployment = ports.state.deployment(command.deployment_id)
-    if deployment.execution not in ("", command.execution):
-        return {"deployment_id": deployment.id, "status": deployment.status.value}
-    end(deployment, Status.FAILED, "pipeline", reason_of(command.error), ports)
+
+    def owned(book: Book) -> None:
+        # In the transaction: another execution may claim it while this one gives up.
+        owner = book.deployment(deployment.id).execution
+        if owner not in ("", command.execution):
+            raise Conflict(f"{deployment.id!r} belongs to execution {owner!r}")
+
+    why = reason_of(command.error)
+    end(deployment, Status.FAILED, "pipeline", why, ports, check=owned)
     return {
         "deployment_id": deployment.id,
         "status": ports.state.deployment(deployment.id).status.value,
     }
 
 
-def end(deployment: Deployment, after: Status, actor: str, reason: str, ports: Ports) -> None:
+def end(
+    deployment: Deployment,
+    after: Status,
+    actor: str,
+    reason: str,
+    ports: Ports,
+    source: str = "",
+    check: Check = unchecked,
+) -> None:
     """End the rollout, restore its snapshot, then free the lock. Safe to repeat from anywhere.
 
     The statuses move first, under a new token, so that no slow step of this rollout can
     write after this point; the lock is freed only once Cloud Run serves the snapshot.
+    `check` may refuse inside the same transaction.
     """
     now = ports.clock.now()
-    ports.state.change(
-        deployment.model_id,
-        lambda book: abort(book, deployment.id, after, now, actor, reason),
-    )
+
+    def move(book: Book) -> bool:
+        check(book)
+        return abort(book, deployment.id, after, now, actor, reason, source)
+
+    ports.state.change(deployment.model_id, move)
     settle(deployment.model_id, deployment.config.service, ports)
 
 
 def settle(model_id: str, service: str, ports: Ports) -> bool:
     """Complete an abort or a rollback: serve the desired split, then hand the lock on.
 
-    True where there was one to complete. Whoever is overtaken here stops: the newer
-    change completes itself, or reconcile does.
+    True where there was one to complete. Whoever is overtaken here completes the newer
+    change instead: returning before it is served would leave older writers their turn.
     """
     model = ports.state.model(model_id)
     lock = model.lock
@@ -60,6 +79,9 @@ def settle(model_id: str, service: str, ports: Ports) -> bool:
         if model.desired:
             apply_traffic(service, model_id, lock.token, ports)
     except Superseded:
+        # A rollout that checked its token before either of us took ours can still write
+        # until Cloud Run has taken the newer split. Tokens only grow, so this ends.
+        settle(model_id, service, ports)
         return True
     start(ports.state.change(model_id, lambda book: _release(book, lock, ports)), ports)
     return True
@@ -68,7 +90,7 @@ def settle(model_id: str, service: str, ports: Ports) -> bool:
 def reason_of(error: Any) -> str:
     """Return what a person reads, from what the workflow caught (an HTTP error or a map)."""
     if not isinstance(error, dict):
-        return str(error or "the workflow gave no reason")[:1000]
+        return _shortened(str(error or "the workflow gave no reason"))
     body = error.get("body")
     if isinstance(body, str):
         # Workflows decodes application/json only; a problem document arrives as text.
@@ -77,7 +99,14 @@ def reason_of(error: Any) -> str:
         except ValueError:
             body = {"detail": body}
     detail = body.get("detail") if isinstance(body, dict) else None
-    return str(detail or error.get("message") or error)[:1000]
+    return _shortened(str(detail or error.get("message") or error))
+
+
+def _shortened(reason: str) -> str:
+    # What failed is said first; why, in a container's last lines, comes last.
+    if len(reason) <= REASON_HEAD + REASON_TAIL:
+        return reason
+    return f"{reason[:REASON_HEAD]} … {reason[-REASON_TAIL:]}"
 
 
 def _release(book: Book, lock: Lock, ports: Ports) -> Deployment | None:

@@ -12,21 +12,26 @@ from functions.abort_deployment import end
 from functions.entry import caller, respond
 from functions.roll_back import cancel_execution
 from shared.domain.deployment import Status
+from shared.domain.model import Check, unchecked
 from shared.errors import Conflict
 from shared.messages import Cancel
 from shared.ports import Ports
 from shared.wiring import ports
 
 
-def stop(command: Cancel, actor: str, ports: Ports) -> dict[str, Any]:
+def stop(
+    command: Cancel, actor: str, ports: Ports, source: str = "", check: Check = unchecked
+) -> dict[str, Any]:
     """End the rollout as cancelled, with its traffic restored, then stop the workflow.
 
-    A repeat finds it cancelled and completes what may have died half-way.
+    A repeat finds it cancelled and completes what may have died half-way. `check` may
+    refuse inside the transaction that moves the status.
     """
     deployment = ports.state.deployment(command.deployment_id)
     if deployment.status not in (Status.DEPLOYING, Status.CANCELLED):
         raise Conflict(f"{deployment.id!r} is {deployment.status}: only a rollout can be cancelled")
-    end(deployment, Status.CANCELLED, actor, f"cancelled by {actor}: {command.reason}", ports)
+    why = f"cancelled by {actor}: {command.reason}"
+    end(deployment, Status.CANCELLED, actor, why, ports, source, check)
     cancel_execution(deployment, ports)
     status = ports.state.deployment(deployment.id).status
     if status is not Status.CANCELLED:

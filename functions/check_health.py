@@ -56,7 +56,7 @@ def check_answer(customer: str, answer: Any, expected: int) -> None:
 
     `answer` is the list of {"product_id", "score"} that the prediction API returned.
     """
-    who = "the unknown customer" if customer == UNKNOWN_CUSTOMER else f"customer {customer!r}"
+    who = _name(customer)
     if not isinstance(answer, list) or len(answer) != expected:
         count = len(answer) if isinstance(answer, list) else "no"
         raise HealthCheckFailed(f"{who} got {count} recommendations, expected {expected}")
@@ -70,6 +70,10 @@ def check_answer(customer: str, answer: Any, expected: int) -> None:
         raise HealthCheckFailed(f"{who} got a score that is not a finite number")
     if any(a < b for a, b in pairwise(scores)):
         raise HealthCheckFailed(f"{who} got recommendations that are not in order of score")
+
+
+def _name(customer: str) -> str:
+    return "the unknown customer" if customer == UNKNOWN_CUSTOMER else f"customer {customer!r}"
 
 
 def _wait_until_healthy(url: str, ports: Ports) -> Mapping[str, Any]:
@@ -108,14 +112,23 @@ def _ask(
     if status in (429, 502, 503, 504):
         raise Unavailable(f"the candidate answers {status}: {body.get('detail', '')}")
     if status != 200:
+        who = _refused(url, key, customers, top_k, ports)
         raise HealthCheckFailed(
-            f"/recommend-batch answers {status}: {body.get('detail', 'no detail')}"
+            f"/recommend-batch answers {status} for {who}: {body.get('detail', 'no detail')}"
         )
     results = body.get("results")
     asked = [result.get("customer_id") for result in results] if results else []
     if asked != customers:
         raise HealthCheckFailed(f"asked for {len(customers)} customers, {len(asked)} answered")
     return {result["customer_id"]: result.get("recommendations") for result in results or []}
+
+
+def _refused(url: str, key: str, customers: list[str], top_k: int, ports: Ports) -> str:
+    """Return which customer is not answered alone either; asking again changes nothing."""
+    for customer in customers:
+        if ports.predictions.recommend(url, key, [customer], top_k)[0] != 200:
+            return _name(customer)
+    return f"{len(customers)} customers at once"
 
 
 @contextmanager

@@ -31,9 +31,6 @@ def create(command: CreateRevision, ports: Ports) -> dict[str, Any]:
     with step(command, StepName.CONFIGURE_SERVICE, ports) as (deployment, recorder):
         deployment = edit(command, ports, _named)
         service, revision = deployment.config.service, deployment.cloud_run_revision
-        if not ports.cloud_run.service(service).names_all:
-            # A template update moves whatever LATEST serves: pin it by name first.
-            apply_traffic(service, deployment.model_id, deployment.token, ports)
         if ports.cloud_run.revision(service, revision) is None:
             _write_template(deployment, ports)
         recorder.detail = f"{service}: {revision} at 0 %"
@@ -62,6 +59,12 @@ def _named(deployment: Deployment) -> Deployment:
 def _write_template(deployment: Deployment, ports: Ports) -> None:
     for _ in range(CONFLICTS_AT_MOST):
         seen = ports.cloud_run.service(deployment.config.service)
+        if not seen.names_all:
+            # A template update moves whatever LATEST serves: pin it by name first. Asked of the
+            # very service that is written over, so that its etag guards the answer.
+            apply_traffic(seen.name, deployment.model_id, deployment.token, ports)
+            last = "the traffic went back to LATEST"
+            continue
         try:
             ports.cloud_run.write_template(seen, deployment, deployment.cloud_run_revision)
         except Stale as conflict:

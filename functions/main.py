@@ -4,8 +4,10 @@ from functions.abort_deployment import abort_deployment
 from functions.cancel import cancel
 from functions.check_health import check_health
 from functions.claim_deployment import claim_deployment
+from functions.collect_metrics import collect_metrics
 from functions.copy_artifacts import copy_artifacts
 from functions.create_revision import create_revision
+from functions.dashboard.entry import dashboard
 from functions.finish_deployment import finish_deployment
 from functions.judge_canary import judge_canary
 from functions.on_training_completed import on_training_completed
@@ -18,8 +20,10 @@ __all__ = [
     "cancel",
     "check_health",
     "claim_deployment",
+    "collect_metrics",
     "copy_artifacts",
     "create_revision",
+    "dashboard",
     "finish_deployment",
     "judge_canary",
     "on_training_completed",

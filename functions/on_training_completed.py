@@ -119,9 +119,9 @@ def _decided_once(
         _live_metrics(message.model_id, ports),
     )
     decision = {"deploy": gate.deploy, "why": gate.why, "at": ports.clock.now()}
-    ports.state.note_run(_run_id(message), {"decisions": {request_id: decision}})
-    logs.log("gate decided", run=_run_id(message), deploy=gate.deploy, why=gate.why)
-    return gate
+    kept = ports.state.decide(_run_id(message), request_id, decision)
+    logs.log("gate decided", run=_run_id(message), deploy=kept["deploy"], why=kept["why"])
+    return Decision(kept["deploy"], kept["why"])
 
 
 def _run_id(message: TrainingCompleted) -> str:

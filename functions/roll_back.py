@@ -13,6 +13,7 @@ from functions.abort_deployment import settle
 from functions.entry import caller, respond
 from shared import logs
 from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment, Status
+from shared.domain.model import Book, Check, unchecked
 from shared.domain.model import roll_back as want_back
 from shared.errors import Conflict, NotFound, NothingToRollBackTo
 from shared.messages import RollBack
@@ -20,11 +21,14 @@ from shared.ports import Ports
 from shared.wiring import ports
 
 
-def go_back(command: RollBack, actor: str, ports: Ports) -> dict[str, Any]:
+def go_back(
+    command: RollBack, actor: str, ports: Ports, source: str = "", check: Check = unchecked
+) -> dict[str, Any]:
     """Take the fencing token, want the old split, write it; then stop what was running.
 
     Repeating it finds the statuses moved, takes another token and writes again: always
     safe, and what completes a rollback that died half-way. The canary is never run again.
+    `check` may refuse inside the transaction that takes the token.
     """
     target = _target(command, ports)
     service = target.config.service
@@ -38,9 +42,12 @@ def go_back(command: RollBack, actor: str, ports: Ports) -> dict[str, Any]:
         raise Conflict(f"{target.name} would not start: {seen.message}")
     stopped = _under_way(command.model_id, ports)
     now = ports.clock.now()
-    ports.state.change(
-        command.model_id, lambda book: want_back(book, target.id, now, actor, command.reason)
-    )
+
+    def move(book: Book) -> Deployment:
+        check(book)
+        return want_back(book, target.id, now, actor, command.reason, source)
+
+    ports.state.change(command.model_id, move)
     settle(command.model_id, service, ports)
     for deployment in stopped:
         cancel_execution(deployment, ports)
@@ -67,7 +74,7 @@ def cancel_execution(deployment: Deployment, ports: Ports) -> None:
 
 
 def _target(command: RollBack, ports: Ports) -> Deployment:
-    """The version asked for; else the live one under a rollout; else the one before it."""
+    """The version asked for; else the live one under a change; else the one before it."""
     deployments = ports.state.deployments(command.model_id)
     if command.version is not None:
         for deployment in deployments:
@@ -75,11 +82,9 @@ def _target(command: RollBack, ports: Ports) -> Deployment:
                 return deployment
         raise NotFound(f"{command.model_id!r} has no version {command.version}")
     model = ports.state.model(command.model_id)
-    rolling = model.lock is not None and any(
-        deployment.id == model.lock.deployment_id and deployment.status is Status.DEPLOYING
-        for deployment in deployments
-    )
-    if rolling and model.active:
+    if model.lock is not None and model.active:
+        # Under a rollout or its abort that is the live version; under a rollback that died
+        # half-way its own target, so that asking again completes it and goes no further back.
         return ports.state.deployment(model.active)
     # A version that was rolled back from is known to be bad: only by name.
     before = [found for found in deployments if found.status is Status.INACTIVE]

@@ -143,6 +143,9 @@ def _failed(
     deployment: Deployment, name: StepName, error: PipelineError, ports: Ports
 ) -> Deployment:
     before = deployment.steps[name.value]
+    if before.state is StepState.DONE:
+        # The fault of a late repeat: the step itself has succeeded.
+        return deployment
     # One that may still succeed is tried again: it runs on, with its last error beside it.
     state = StepState.RUNNING if error.http_status >= 500 else StepState.FAILED
     ended_at = ports.clock.now() if state is StepState.FAILED else None

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ from aiohttp import web
 from localcloud import project
 from localcloud.firestore import Firestore
 from localcloud.functions import FunctionsHost
+from localcloud.google_emulators import FIRESTORE
 from localcloud.identity import Identity
 from localcloud.metadata import Metadata, metadata_environment
 from localcloud.monitoring import Monitoring
@@ -42,8 +44,10 @@ TARGETS = {
     "cancel": "http",
     "check_health": "http",
     "claim_deployment": "http",
+    "collect_metrics": "http",
     "copy_artifacts": "http",
     "create_revision": "http",
+    "dashboard": "http",
     "finish_deployment": "http",
     "judge_canary": "http",
     "on_training_completed": "cloudevent",
@@ -60,7 +64,15 @@ class AlreadyRunning(RuntimeError):
 class LocalCloud:
     """The services of one project on 127.0.0.1, their data below `folder`."""
 
-    def __init__(self, folder: Path, models: Path = project.MODELS_FILE) -> None:
+    def __init__(
+        self, folder: Path, models: Path = project.MODELS_FILE, google_firestore: bool = False
+    ) -> None:
+        """Take the folder; with `google_firestore` Google's emulator keeps the documents.
+
+        That one is for comparing: it keeps them in memory only. AlreadyRunning, ValueError.
+        """
+        self._google_firestore = google_firestore
+        self._closing = ExitStack()
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder)
@@ -85,7 +97,11 @@ class LocalCloud:
             "TURNOUT_PROJECT": PROJECT,
             "TURNOUT_REGION": REGION,
             "PUBSUB_EMULATOR_HOST": grpc_address,
-            "FIRESTORE_EMULATOR_HOST": grpc_address,
+            "FIRESTORE_EMULATOR_HOST": (
+                self._closing.enter_context(FIRESTORE.running())
+                if self._google_firestore
+                else grpc_address
+            ),
             "TURNOUT_GRPC_EMULATOR_HOST": grpc_address,
             "STORAGE_EMULATOR_HOST": f"http://{HOST}:{storage_socket.getsockname()[1]}",
             **metadata_environment(f"{HOST}:{metadata_socket.getsockname()[1]}"),
@@ -98,7 +114,9 @@ class LocalCloud:
             TARGETS,
             self._identity,
             self._ports,
-            {**environment, "PYTHONPATH": str(ROOT)},
+            {**environment, "PYTHONPATH": str(ROOT), "TURNOUT_IDENTITY": "local"},
+            # A browser has no ID token; the dashboard itself refuses whoever is not here.
+            public=["dashboard"],
         )
         environment["TURNOUT_FUNCTIONS_URL"] = self._functions.base_url
         os.environ.update(environment)
@@ -169,6 +187,7 @@ class LocalCloud:
         self._storage.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
+        self._closing.close()
         self._lock.close()
 
     def _serve(self, app: web.Application, socket: Any) -> None:
@@ -203,12 +222,12 @@ class LocalCloud:
         beside.replace(self.folder / "cloud.json")
 
 
-def run(folder: Path, models: Path = project.MODELS_FILE) -> int:
+def run(folder: Path, models: Path = project.MODELS_FILE, google_firestore: bool = False) -> int:
     """Start the local cloud, say where it is, stay until SIGINT or SIGTERM; the exit code."""
     begun = time.monotonic()
     try:
-        cloud = LocalCloud(folder, models)
-    except AlreadyRunning as error:
+        cloud = LocalCloud(folder, models, google_firestore)
+    except (AlreadyRunning, ValueError) as error:
         print(f"turnout: {error}", file=sys.stderr)
         return 1
     ended = threading.Event()
@@ -224,10 +243,12 @@ def run(folder: Path, models: Path = project.MODELS_FILE) -> int:
 
 
 def _where(environment: Mapping[str, str], folder: Path, took_s: float) -> str:
+    dashboard = f"{environment['TURNOUT_FUNCTIONS_URL']}/dashboard/"
     return f"""The local cloud is up ({took_s:.1f} s). Data and logs: {folder}
   Pub/Sub, Firestore, Cloud Run, Workflows, Monitoring   {environment["FIRESTORE_EMULATOR_HOST"]}
   Cloud Storage                                          {environment["STORAGE_EMULATOR_HOST"]}
   Functions                                              {environment["TURNOUT_FUNCTIONS_URL"]}
+  Dashboard                                              {dashboard}
 Next, in another terminal: turnout deployments, turnout publish --help. Ctrl-C stops it."""
 
 

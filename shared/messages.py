@@ -221,6 +221,12 @@ class Reconcile(Message):
     model_id: ModelId | None = None
 
 
+class CollectMetrics(Message):
+    """Bring the hourly serving metrics up to date; without `model_id`, of every model."""
+
+    model_id: ModelId | None = None
+
+
 M = TypeVar("M", bound=Message)
 
 

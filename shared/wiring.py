@@ -18,9 +18,10 @@ from shared.gcp.cloud_run import RunServices
 from shared.gcp.firestore import FirestoreKeys, FirestoreState
 from shared.gcp.predictions import HttpPredictions
 from shared.gcp.pubsub import Topic
+from shared.gcp.serving_metrics import FirestoreServingHours
 from shared.gcp.storage import StorageObjects
 from shared.gcp.workflows import WorkflowExecutions
-from shared.ports import Ports
+from shared.ports import MetricsPorts, Ports
 
 
 class SystemClock:
@@ -102,5 +103,21 @@ def ports() -> Ports:
         dead_letters=topic(DEAD_LETTER_TOPIC),
         predictions=HttpPredictions(),
         keys=keys(),
+        clock=SystemClock(),
+    )
+
+
+@functools.cache
+def metrics_ports() -> MetricsPorts:
+    """What collecting serving metrics needs, made once a process."""
+    # Imported here: no other function should pay for Monitoring's client at its start.
+    from google.cloud import monitoring_v3
+
+    from shared.gcp.monitoring import RunMetrics
+
+    return MetricsPorts(
+        state=state(),
+        requests=RunMetrics(grpc_client(monitoring_v3.MetricServiceClient), settings()),
+        hours=FirestoreServingHours(firestore_client()),
         clock=SystemClock(),
     )

@@ -22,7 +22,9 @@ from shared.domain.rollout import Strategy
 from shared.domain.traffic import describe
 from shared.errors import InvalidRequest, NotFound, PipelineError, Unavailable
 from shared.messages import Deploy
+from shared.requesting import message_to_deploy
 from turnout.calling import FunctionFailed, call
+from turnout.dashboard import Api, document_of, show_dashboard
 from turnout.output import console, errors, moment, print_json, print_table, share
 from turnout.target import choose
 from turnout.watching import follow, show
@@ -70,6 +72,14 @@ def up(
     models: Annotated[
         Path | None, typer.Option(help="Declaration of the models, as Terraform reads it.")
     ] = None,
+    google_firestore: Annotated[
+        bool,
+        typer.Option(
+            "--google-firestore",
+            help="Keep documents in Google's emulator (needs java and the Google Cloud SDK; "
+            "they are gone when it stops).",
+        ),
+    ] = False,
 ) -> None:
     """Start the local cloud and stay in front of it; Ctrl-C stops it, its data stay.
 
@@ -78,7 +88,7 @@ def up(
     """
     from localcloud import project, server  # heavy, and not installed in production
 
-    raise SystemExit(server.run(context.obj[2], models or project.MODELS_FILE))
+    raise SystemExit(server.run(context.obj[2], models or project.MODELS_FILE, google_firestore))
 
 
 @app.command()
@@ -338,6 +348,29 @@ def predict(
     )
 
 
+@app.command("open")
+def open_dashboard(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(help="Local port of the proxy to a project.")] = 8080,
+    browser: Annotated[bool, typer.Option(help="Open a browser, or only say where.")] = True,
+) -> None:
+    """Open the dashboard in a browser.
+
+    In production the dashboard is private: this starts gcloud's authenticated proxy and
+    stays in front of it; Ctrl-C ends it.
+    """
+    connect(context)
+    raise SystemExit(show_dashboard(wiring.settings(), port, browser))
+
+
+@app.command()
+def openapi(
+    which: Annotated[Api, typer.Argument(help="The dashboard's API, or the prediction API.")],
+) -> None:
+    """Print an OpenAPI 3.1 document, generated from the code's own types."""
+    print_json(document_of(which))
+
+
 @keys_app.command("create")
 def keys_create(
     context: typer.Context,
@@ -454,20 +487,10 @@ def _wait_for(deployment_id: str, patience_s: float) -> Deployment:
 
 
 def _message_of(model_id: str, run_number: int, deploy: Deploy) -> dict[str, Any]:
-    for run in wiring.state().runs(model_id):
-        if run["run_number"] == run_number:
-            completed_at = run["completed_at"].astimezone(UTC).isoformat().replace("+00:00", "Z")
-            kept = {name: run[name] for name in ("feature_config", "dataset", "metrics")}
-            return {
-                "schema_version": 1,
-                "model_id": model_id,
-                "run_number": run_number,
-                "artifact_uri": run["artifact_uri"],
-                "completed_at": completed_at,
-                **kept,
-                "deploy": deploy.model_dump(mode="json", exclude_none=True, exclude_defaults=False),
-            }
-    raise NotFound(f"{model_id!r} has no training run {run_number}; `turnout runs` lists them")
+    run = wiring.state().run(f"{model_id}-{run_number}")
+    if run is None:
+        raise NotFound(f"{model_id!r} has no training run {run_number}; `turnout runs` lists them")
+    return message_to_deploy(run, deploy)
 
 
 def _model(model: str | None) -> str:

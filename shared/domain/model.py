@@ -7,7 +7,7 @@ nothing but read and replace values in the book.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -75,6 +75,14 @@ class Book(Protocol):
         ...
 
 
+Check = Callable[[Book], None]
+"""Looks at the documents of a transaction before it moves anything; raises to refuse."""
+
+
+def unchecked(_: Book) -> None:
+    """Refuse nothing."""
+
+
 def enter(book: Book, wanted: Deployment, why: str) -> Deployment:
     """Create `wanted` with the next version and give it the lock, or let it wait its turn.
 
@@ -140,14 +148,18 @@ def claim(book: Book, deployment_id: str, execution: str, actual: Split, at: dat
 
 
 def shift(book: Book, deployment_id: str, percent: int, at: datetime) -> Deployment:
-    """Want `percent` of traffic on the candidate; the rest stays where the snapshot had it."""
+    """Want `percent` of traffic on the candidate; the rest stays where the snapshot had it.
+
+    A rollout only goes forward: where the candidate has as much already, nothing changes.
+    """
     deployment = book.deployment(deployment_id)
     holds(book, deployment)
     if not deployment.healthy:
         raise Conflict(f"{deployment_id!r} has not passed its health check; it gets no traffic")
-    wanted = with_candidate(deployment.snapshot, deployment.cloud_run_revision, percent)
-    if dict(book.model.desired) == wanted and deployment.traffic_percent == percent:
+    if percent <= deployment.traffic_percent:
+        # A repeat; or the late one of a call that timed out, whose second try came further.
         return deployment
+    wanted = with_candidate(deployment.snapshot, deployment.cloud_run_revision, percent)
     book.model = replace(book.model, desired=wanted)
     moved = replace(deployment, traffic_percent=percent, stage_started_at=at, approved=False)
     book.put(moved)

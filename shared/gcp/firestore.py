@@ -71,6 +71,10 @@ class FirestoreState:
         found = self._deployment(deployment_id).collection("events").order_by("__name__").stream()
         return [_events.validate_python(event.to_dict()) for event in found]
 
+    def run(self, run_id: str) -> Mapping[str, Any] | None:
+        """Return a training run as stored, or None."""
+        return self._client.collection("training_runs").document(run_id).get().to_dict()
+
     def runs(self, model_id: str) -> list[dict[str, Any]]:
         """Return a model's newest 200 training runs, newest first."""
         query = (
@@ -87,23 +91,13 @@ class FirestoreState:
         All writers of a model read and write its document, so they pass one at a time.
         """
 
-        @firestore.transactional
         def attempt(transaction: firestore.Transaction) -> T:
             book = FirestoreBook(self._client, transaction, model_id)
             result = move(book)
             book.write()
             return result
 
-        # The client retries ABORTED at commit; locks can also be lost at a read.
-        for again in Retrying(
-            retry=retry_if_exception(_is_contention),
-            wait=wait_random_exponential(multiplier=0.05, max=2),
-            stop=stop_after_delay(CONTENDED_FOR_S),
-            reraise=True,
-        ):
-            with again:
-                return cast(T, attempt(self._client.transaction()))
-        raise AssertionError("unreachable: the last try raises")
+        return in_transaction(self._client, attempt)
 
     def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """Create the training run where it is new; return what is stored.
@@ -112,18 +106,33 @@ class FirestoreState:
         """
         document = self._client.collection("training_runs").document(run_id)
         try:
-            document.create(_plain(run))
+            document.create(plain(run))
         except AlreadyExists:
             return document.get().to_dict() or {}
         return run
 
-    def note_run(self, run_id: str, fields: Mapping[str, Any]) -> None:
-        """Set fields of a training run; the same again changes nothing."""
-        self._client.collection("training_runs").document(run_id).set(_plain(fields), merge=True)
+    def decide(
+        self, run_id: str, request_id: str, decision: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Keep the gate's decision on a request where there is none; return what is kept.
+
+        A redelivery that decides at the same time finds the first decision.
+        """
+        document = self._client.collection("training_runs").document(run_id)
+
+        @firestore.transactional
+        def attempt(transaction: firestore.Transaction) -> Mapping[str, Any]:
+            found = document.get(transaction=transaction).to_dict() or {}
+            if earlier := found.get("decisions", {}).get(request_id):
+                return cast(Mapping[str, Any], earlier)
+            transaction.set(document, {"decisions": {request_id: plain(decision)}}, merge=True)
+            return decision
+
+        return cast(Mapping[str, Any], attempt(self._client.transaction()))
 
     def record_refusal(self, message_id: str, refusal: Mapping[str, Any]) -> None:
         """Keep why a message was refused, under its own id: a redelivery overwrites itself."""
-        self._client.collection("refused_messages").document(message_id).set(_plain(refusal))
+        self._client.collection("refused_messages").document(message_id).set(plain(refusal))
 
     def _model(self, model_id: str) -> firestore.DocumentReference:
         return self._client.collection("models").document(model_id)
@@ -172,17 +181,17 @@ class FirestoreBook:
 
     def write(self) -> None:
         """Buffer the writes; the transaction applies all of them or none."""
-        self._transaction.set(self._model_reference, _plain(_models.dump_python(self.model)))
+        self._transaction.set(self._model_reference, plain(_models.dump_python(self.model)))
         for changed in self._changed.values():
             self._transaction.set(
-                self._reference(changed.id), _plain(_deployments.dump_python(changed))
+                self._reference(changed.id), plain(_deployments.dump_python(changed))
             )
         for number, event in enumerate(self._events):
             # Names sort by time; the random part keeps two writers of one instant apart.
             stamp = event.at.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             name = f"{stamp}-{number:02d}-{secrets.token_hex(4)}"
             history = self._reference(event.deployment_id).collection("events")
-            self._transaction.create(history.document(name), _plain(_events.dump_python(event)))
+            self._transaction.create(history.document(name), plain(_events.dump_python(event)))
 
     def _reference(self, deployment_id: str) -> firestore.DocumentReference:
         return self._client.collection("deployments").document(deployment_id)
@@ -201,23 +210,10 @@ class FirestoreKeys:
 
         A repeat makes another key: the plain one cannot be had again.
         """
-        plain = secrets.token_urlsafe(32)
-        key_id = sha256(plain.encode()).hexdigest()
-        now = datetime.now(UTC)
-        self._keys.document(key_id).create(
-            {
-                "model_id": model_id,
-                "name": name,
-                "key_hash": key_id,
-                "key_prefix": plain[:8],
-                "is_active": True,
-                "created_at": now,
-                "created_by": created_by,
-                "expires_at": now + timedelta(seconds=lifetime_s) if lifetime_s else None,
-                "last_used_at": None,
-            }
-        )
-        return key_id, plain
+        plain_key = secrets.token_urlsafe(32)
+        key_id, document = new_key(model_id, name, created_by, lifetime_s, plain_key)
+        self._keys.document(key_id).create(document)
+        return key_id, plain_key
 
     def list(self, model_id: str) -> list[dict[str, Any]]:
         """Return a model's keys, newest first, each with its `id`; never a plain key."""
@@ -233,6 +229,41 @@ class FirestoreKeys:
             raise NotFound(f"there is no API key {key_id!r}") from None
 
 
+def in_transaction(client: firestore.Client, attempt: Callable[[firestore.Transaction], T]) -> T:
+    """Run `attempt` in one transaction, again on contention; Aborted after 30 s of it.
+
+    The client retries ABORTED at commit; locks can also be lost at a read.
+    """
+    for again in Retrying(
+        retry=retry_if_exception(_is_contention),
+        wait=wait_random_exponential(multiplier=0.05, max=2),
+        stop=stop_after_delay(CONTENDED_FOR_S),
+        reraise=True,
+    ):
+        with again:
+            return cast(T, firestore.transactional(attempt)(client.transaction()))
+    raise AssertionError("unreachable: the last try raises")
+
+
+def new_key(
+    model_id: str, name: str, created_by: str, lifetime_s: float | None, plain_key: str
+) -> tuple[str, dict[str, Any]]:
+    """Return the id and the document of an API key; the plain key is in neither."""
+    key_id = sha256(plain_key.encode()).hexdigest()
+    now = datetime.now(UTC)
+    return key_id, {
+        "model_id": model_id,
+        "name": name,
+        "key_hash": key_id,
+        "key_prefix": plain_key[:8],
+        "is_active": True,
+        "created_at": now,
+        "created_by": created_by,
+        "expires_at": now + timedelta(seconds=lifetime_s) if lifetime_s else None,
+        "last_used_at": None,
+    }
+
+
 def _model(model_id: str, found: firestore.DocumentSnapshot[Any]) -> Model:
     return _models.validate_python(found.to_dict()) if found.exists else Model(model_id)
 
@@ -244,12 +275,12 @@ def _is_contention(error: BaseException) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return `value` in Firestore's own types: enums as text, tuples as arrays."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return value

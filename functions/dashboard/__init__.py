@@ -1,0 +1,1 @@
+"""What people see: the pages of the specification, and the REST API behind them."""
