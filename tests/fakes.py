@@ -1,0 +1,658 @@
+"""The ports in memory, written by hand: `tests/contract/test_ports.py` holds them to the real ones.
+
+Each keeps what the real service keeps (etags, generations, versions of documents), so that the
+use cases meet the same refusals here as there.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import google_crc32c
+
+from shared.config import Settings
+from shared.domain.deployment import Deployment, Event
+from shared.domain.model import Book, Model
+from shared.errors import ArtifactsRefused, NotFound, Refused, Unavailable
+from shared.messages import ModelDeclaration
+from shared.ports import Ports, RevisionView, ServiceView, Stale, StoredObject
+
+T = TypeVar("T")
+Path = tuple[str, str]
+"""(collection, id) of a document."""
+
+SETTINGS = Settings(
+    project="turnout-test",
+    region="europe-central2",
+    serving_bucket="serving",
+    training_buckets=frozenset({"training"}),
+    functions_url="https://functions.test",
+    grpc_emulator="",
+)
+RERUNS_AT_MOST = 1000
+Committed = Callable[[Mapping[Path, Any], Mapping[Path, Any], Sequence[Event]], None]
+
+
+class FakeClock:
+    """A time that only sleeping moves."""
+
+    def __init__(self, start: datetime = datetime(2026, 11, 24, 14, tzinfo=UTC)) -> None:
+        self.time = start
+        self.slept_s: list[float] = []
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        """Move the time on at once."""
+        self.slept_s.append(seconds)
+        self.time += timedelta(seconds=seconds)
+
+
+class FakeState:
+    """Documents with versions, and transactions that rerun when what they read has changed.
+
+    `before_commit` runs between a transaction's reads and its commit, where another writer may
+    come in; `committed` is told of every commit: documents before and after, events.
+    """
+
+    def __init__(self, *declarations: ModelDeclaration) -> None:
+        self.before_commit: Callable[[], None] = lambda: None
+        self.committed: Committed = lambda *_: None
+        self.refusals: dict[str, Mapping[str, Any]] = {}
+        self._declarations = {declared.model_id: declared for declared in declarations}
+        self._documents: dict[Path, Any] = {}
+        self._versions: dict[Path, int] = {}
+        self._events: list[Event] = []
+        self._lock = threading.Lock()
+
+    def declaration(self, model_id: str) -> ModelDeclaration | None:
+        """Return a model's declared configuration, or None for an unknown model."""
+        return self._declarations.get(model_id)
+
+    def declare(self, declared: ModelDeclaration) -> None:
+        """Declare a model as Terraform does."""
+        self._declarations[declared.model_id] = declared
+
+    def model_ids(self) -> list[str]:
+        """Return the ids of all declared models."""
+        return sorted(self._declarations)
+
+    def model(self, model_id: str) -> Model:
+        """Return the pipeline's state of a model; a new one where nothing happened yet."""
+        found: Model | None = self._documents.get(("models", model_id))
+        return found or Model(model_id)
+
+    def deployment(self, deployment_id: str) -> Deployment:
+        """Return a deployment; NotFound where there is none."""
+        found: Deployment | None = self._documents.get(("deployments", deployment_id))
+        if found is None:
+            raise NotFound(f"there is no deployment {deployment_id!r}")
+        return found
+
+    def deployments(self, model_id: str) -> list[Deployment]:
+        """Return a model's deployments, newest version first."""
+        found = [
+            document
+            for document in list(self._documents.values())
+            if isinstance(document, Deployment) and document.model_id == model_id
+        ]
+        return sorted(found, key=lambda deployment: -deployment.version)
+
+    def events(self, deployment_id: str) -> list[Event]:
+        """Return a deployment's history, oldest first."""
+        return [event for event in self._events if event.deployment_id == deployment_id]
+
+    def run(self, run_id: str) -> Mapping[str, Any] | None:
+        """Return a training run, or None."""
+        found: Mapping[str, Any] | None = self._documents.get(("training_runs", run_id))
+        return found
+
+    def change(self, model_id: str, move: Callable[[Book], T]) -> T:
+        """Run `move` on fresh documents; again from the start when they changed meanwhile."""
+        for _ in range(RERUNS_AT_MOST):
+            book = FakeBook(self, model_id)
+            result = move(book)
+            self.before_commit()
+            if self._commit(book):
+                return result
+        raise AssertionError(f"a transaction of {model_id!r} never committed")
+
+    def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Create the training run where it is new; return what is stored."""
+        with self._lock:
+            stored: Mapping[str, Any] = self._documents.setdefault(
+                ("training_runs", run_id), dict(run)
+            )
+            return stored
+
+    def decide(
+        self, run_id: str, request_id: str, decision: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Keep the gate's decision on a request where there is none; return what is kept."""
+        with self._lock:
+            run = self._documents.get(("training_runs", run_id), {})
+            kept: Mapping[str, Any] = {request_id: dict(decision), **run.get("decisions", {})}
+            self._documents["training_runs", run_id] = {**run, "decisions": kept}
+            kept_decision: Mapping[str, Any] = kept[request_id]
+            return kept_decision
+
+    def record_refusal(self, message_id: str, refusal: Mapping[str, Any]) -> None:
+        """Keep why a message was refused, under its own id."""
+        self.refusals[message_id] = dict(refusal)
+
+    def read(self, path: Path) -> tuple[int, Any]:
+        """Return version and content of a document (0 and None where there is none)."""
+        with self._lock:
+            return self._versions.get(path, 0), self._documents.get(path)
+
+    def _commit(self, book: FakeBook) -> bool:
+        with self._lock:
+            if any(self._versions.get(path, 0) != seen for path, seen in book.seen.items()):
+                return False
+            before = {path: self._documents.get(path) for path in book.writes}
+            self._documents.update(book.writes)
+            for path in book.writes:
+                self._versions[path] = self._versions.get(path, 0) + 1
+            self._events += book.events
+        self.committed(before, book.writes, book.events)
+        return True
+
+
+class FakeBook:
+    """The documents of one transaction: what it saw, what it will write."""
+
+    def __init__(self, state: FakeState, model_id: str) -> None:
+        self.seen: dict[Path, int] = {}
+        self.events: list[Event] = []
+        self._state = state
+        self._changed: dict[Path, Any] = {}
+        self._known: dict[Path, Any] = {}
+        self._model_path = ("models", model_id)
+        self.model: Model = self._read(self._model_path) or Model(model_id)
+
+    @property
+    def writes(self) -> dict[Path, Any]:
+        """What the commit writes: always the model, so that its writers pass one at a time."""
+        return {self._model_path: self.model, **self._changed}
+
+    def find(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment as this transaction sees it, or None."""
+        found: Deployment | None = self._read(("deployments", deployment_id))
+        return found
+
+    def deployment(self, deployment_id: str) -> Deployment:
+        """Return a deployment as this transaction sees it; NotFound where there is none."""
+        found = self.find(deployment_id)
+        if found is None:
+            raise NotFound(f"there is no deployment {deployment_id!r}")
+        return found
+
+    def put(self, deployment: Deployment) -> None:
+        """Write it when the transaction commits."""
+        path = ("deployments", deployment.id)
+        self._known[path] = self._changed[path] = deployment
+
+    def record(self, event: Event) -> None:
+        """Append to the deployment's history when the transaction commits."""
+        self.events.append(event)
+
+    def _read(self, path: Path) -> Any:
+        if path not in self._known:
+            self.seen[path], self._known[path] = self._state.read(path)
+        return self._known[path]
+
+
+class FakeObjects:
+    """Buckets whose objects have generations; `put` writes as training would."""
+
+    def __init__(self, *buckets: str) -> None:
+        self._buckets: dict[str, dict[str, tuple[bytes, int]]] = {name: {} for name in buckets}
+        self._generation = 0
+        self._lock = threading.Lock()
+
+    def put(self, bucket: str, name: str, content: bytes) -> None:
+        """Write an object, over another one too."""
+        with self._lock:
+            self._generation += 1
+            self._buckets[bucket][name] = (content, self._generation)
+
+    def list(self, bucket: str, prefix: str) -> list[StoredObject]:
+        """Return the objects below `prefix`, sorted by name; ArtifactsRefused without a bucket."""
+        if bucket not in self._buckets:
+            raise ArtifactsRefused(f"there is no bucket {bucket!r}; check artifact_uri")
+        names = sorted(name for name in self._buckets[bucket] if name.startswith(prefix))
+        return [self._view(bucket, name) for name in names]
+
+    def copy(
+        self, source_bucket: str, source: StoredObject, bucket: str, name: str
+    ) -> StoredObject:
+        """Copy exactly that generation, never over another object; return the copy."""
+        with self._lock:
+            content, generation = self._buckets[source_bucket].get(source.name, (b"", 0))
+            if name not in self._buckets[bucket]:
+                if generation != source.generation:
+                    raise ArtifactsRefused(f"gs://{source_bucket}/{source.name} changed")
+                self._generation += 1
+                self._buckets[bucket][name] = (content, self._generation)
+            made = self._view(bucket, name)
+        if (made.size, made.crc32c) != (source.size, source.crc32c):
+            raise ArtifactsRefused(f"gs://{bucket}/{name} differs from its source")
+        return made
+
+    def read(self, bucket: str, name: str) -> bytes | None:
+        """Return an object's content, or None."""
+        found = self._buckets[bucket].get(name)
+        return found[0] if found else None
+
+    def create(self, bucket: str, name: str, content: bytes, content_type: str) -> bool:
+        """Write an object that must not exist yet; False where it does."""
+        assert content_type
+        with self._lock:
+            if name in self._buckets[bucket]:
+                return False
+            self._generation += 1
+            self._buckets[bucket][name] = (content, self._generation)
+            return True
+
+    def _view(self, bucket: str, name: str) -> StoredObject:
+        content, generation = self._buckets[bucket][name]
+        digest = base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+        return StoredObject(name, len(content), digest, generation)
+
+
+@dataclass
+class FakeRevision:
+    """A revision: whose it is (None: the empty v0), and what its start came to."""
+
+    made_for: Deployment | None
+    state: str = "deploying"
+    message: str = ""
+    reads_until_known: int = 0
+
+
+@dataclass
+class FakeService:
+    """A service: what was written, and what is served. A revision of None means LATEST."""
+
+    revisions: dict[str, FakeRevision]
+    latest_created: str
+    split: dict[str | None, int] = field(default_factory=lambda: {None: 100})
+    tags: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    etag: int = 1
+    served: dict[str, int] = field(default_factory=dict)
+    served_tags: dict[str, str] = field(default_factory=dict)
+    reads_until_served: int = 0
+
+    @property
+    def latest_ready(self) -> str:
+        """The newest revision that is ready."""
+        return [name for name, made in self.revisions.items() if made.state == "ready"][-1]
+
+
+class FakeCloudRun:
+    """Services with etags; revisions start, fail, or take their time.
+
+    `fate` says what a deployment's revision comes to: "" is ready, anything else is Cloud
+    Run's message about why not. `starts_after` and `serves_after` count the reads that still
+    see the old state. As in Cloud Run, the split served before stays until every revision of
+    the written one is ready.
+    """
+
+    def __init__(self, fate: Callable[[Deployment], str] = lambda _: "") -> None:
+        self.fate = fate
+        self.starts_after = 0
+        self.serves_after = 0
+        self.services: dict[str, FakeService] = {}
+        self.wrote: Callable[[int, Mapping[str, int]], None] = lambda *_: None
+        """Told of every traffic write that was let through: token and split."""
+        self._lock = threading.RLock()
+
+    def declare(self, name: str) -> None:
+        """Create a service as Terraform does: the empty v0 and all traffic to LATEST."""
+        first = f"{name}-v0-1"
+        service = FakeService({first: FakeRevision(None, "ready")}, first)
+        self.services[name] = service
+        self._serve(service)
+
+    def by_hand(self, name: str, split: Mapping[str | None, int]) -> None:
+        """Change the split as a person at the console would; None stands for LATEST."""
+        with self._lock:
+            service = self.services[name]
+            service.split = dict(split)
+            self._wrote(service)
+
+    def deployment_at(self, url: str) -> Deployment | None:
+        """Return whose revision answers at a tag URL (None: v0); Unavailable for none."""
+        for name, service in self.services.items():
+            for tag, revision in service.served_tags.items():
+                if url == _url(name, tag):
+                    return service.revisions[revision].made_for
+            if url == _url(name):
+                largest = max(service.served, key=service.served.__getitem__)
+                return service.revisions[largest].made_for
+        raise Unavailable(f"{url} did not answer: ConnectionError")
+
+    def service(self, name: str) -> ServiceView:
+        """Return the service as it is now; NotFound where there is none."""
+        with self._lock:
+            service = self._service(name)
+            if service.reads_until_served:
+                service.reads_until_served -= 1
+            else:
+                self._serve(service)
+            return ServiceView(
+                name=name,
+                etag=str(service.etag),
+                url=_url(name),
+                split=dict(service.served),
+                tag_urls={tag: _url(name, tag) for tag in service.served_tags},
+                tags=dict(service.tags),
+                annotations=dict(service.annotations),
+                names_all=None not in service.split,
+                written={revision or "": share for revision, share in service.split.items()},
+            )
+
+    def revision(self, service: str, revision: str) -> RevisionView | None:
+        """Return a revision's own word, or None."""
+        with self._lock:
+            found = self._service(service).revisions.get(revision)
+            if found is None:
+                return None
+            self._start(self._service(service), found)
+            known = {"ready": True, "failed": False}.get(found.state)
+            return RevisionView(known, found.message)
+
+    def write_traffic(
+        self, seen: ServiceView, split: Mapping[str, int], tags: Mapping[str, str], token: int
+    ) -> None:
+        """Write split, tags and token over exactly the service that was seen; Stale otherwise."""
+        with self._lock:
+            service = self._service(seen.name)
+            self._check_etag(service, seen)
+            if sum(split.values()) != 100:
+                raise Refused(f"Traffic targets sum to {sum(split.values())}, want 100")
+            service.split = {revision: share for revision, share in split.items() if share}
+            service.tags = dict(tags)
+            service.annotations = {**seen.annotations, "turnout/fencing-token": str(token)}
+            self._wrote(service)
+        self.wrote(token, split)
+
+    def write_template(self, seen: ServiceView, deployment: Deployment, revision: str) -> None:
+        """Write the template of a new revision over the service that was seen; Stale otherwise."""
+        with self._lock:
+            service = self._service(seen.name)
+            self._check_etag(service, seen)
+            known = service.revisions.get(revision)
+            if known is None:
+                service.revisions[revision] = FakeRevision(
+                    deployment, reads_until_known=self.starts_after
+                )
+                service.latest_created = revision
+                if not self.starts_after:
+                    self._start(service, service.revisions[revision])
+            elif known.made_for is None or _template(known.made_for) != _template(deployment):
+                raise Refused(f"Revision named '{revision}' with different configuration exists")
+            self._wrote(service)
+
+    def _service(self, name: str) -> FakeService:
+        if name not in self.services:
+            raise NotFound(f"Cloud Run has no service {name!r}")
+        return self.services[name]
+
+    def _check_etag(self, service: FakeService, seen: ServiceView) -> None:
+        if str(service.etag) != seen.etag:
+            raise Stale(f"{seen.name} has etag {service.etag}, not {seen.etag}")
+
+    def _wrote(self, service: FakeService) -> None:
+        service.etag += 1
+        service.reads_until_served = self.serves_after
+        if not self.serves_after:
+            self._serve(service)
+
+    def _start(self, service: FakeService, revision: FakeRevision) -> None:
+        if revision.state != "deploying":
+            return
+        if revision.reads_until_known:
+            revision.reads_until_known -= 1
+            return
+        assert revision.made_for is not None
+        revision.message = self.fate(revision.made_for)
+        revision.state = "failed" if revision.message else "ready"
+        if not service.reads_until_served:
+            self._serve(service)
+
+    def _serve(self, service: FakeService) -> None:
+        wanted = {*filter(None, service.split), *service.tags.values()}
+        if any(
+            name not in service.revisions or service.revisions[name].state != "ready"
+            for name in wanted
+        ):
+            return
+        served: dict[str, int] = {}
+        for revision, share in service.split.items():
+            name = revision or service.latest_ready
+            served[name] = served.get(name, 0) + share
+        service.served, service.served_tags = served, dict(service.tags)
+
+
+class FakeExecutions:
+    """Executions that stay ACTIVE until a test ends them; `started` is told of each."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
+        self.deployments: dict[str, str] = {}
+        self.cancelled: list[str] = []
+        self.started: Callable[[str, Deployment], None] = lambda *_: None
+
+    def start(self, deployment: Deployment) -> str:
+        """Start one for the deployment; return its resource name."""
+        name = f"executions/{len(self.states) + 1}"
+        self.states[name] = "ACTIVE"
+        self.deployments[name] = deployment.id
+        self.started(name, deployment)
+        return name
+
+    def end(self, execution: str, state: str, error: str = "") -> None:
+        """Let an execution end."""
+        self.states[execution] = state
+        self.errors[execution] = error
+
+    def state(self, execution: str) -> str:
+        """Return its state, or GONE where there is none."""
+        return self.states.get(execution, "GONE")
+
+    def error(self, execution: str) -> str:
+        """Return why it failed, in a line."""
+        if execution not in self.states:
+            return "its record is gone"
+        return self.errors.get(execution) or self.states[execution].lower()
+
+    def cancel(self, execution: str) -> None:
+        """Ask it to stop; one that ended already, or is unknown, stays as it is."""
+        if self.states.get(execution) == "ACTIVE":
+            self.cancelled.append(execution)
+            self.end(execution, "CANCELLED")
+
+
+class FakeDeadLetters:
+    """A topic that remembers what was published."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, dict[str, str]]] = []
+
+    def publish(self, data: bytes, attributes: Mapping[str, str]) -> str:
+        """Keep the message; return its id."""
+        self.messages.append((data, dict(attributes)))
+        return str(len(self.messages))
+
+
+class FakeKeys:
+    """API keys of which only the hash is kept."""
+
+    def __init__(self) -> None:
+        self.active: dict[str, bool] = {}
+        self.lifetimes_s: dict[str, float | None] = {}
+
+    def create(
+        self, model_id: str, name: str, created_by: str, lifetime_s: float | None
+    ) -> tuple[str, str]:
+        """Create a key; return its id and the plain key."""
+        assert model_id
+        assert name
+        assert created_by
+        plain = secrets.token_urlsafe(32)
+        key_id = _hash(plain)
+        self.active[key_id] = True
+        self.lifetimes_s[key_id] = lifetime_s
+        return key_id, plain
+
+    def revoke(self, key_id: str) -> None:
+        """Make a key invalid; NotFound where there is none."""
+        if key_id not in self.active:
+            raise NotFound(f"there is no API key {key_id!r}")
+        self.active[key_id] = False
+
+    def accepts(self, plain: str) -> bool:
+        """Say whether the prediction API would take the key."""
+        return self.active.get(_hash(plain), False)
+
+
+@dataclass
+class Behaviour:
+    """How a model's container answers: changes to what a healthy one says."""
+
+    health_status: int = 200
+    health: Mapping[str, Any] = field(default_factory=dict)
+    healthy_after: int = 0
+    status: int = 200
+    products: int = 50
+    scores: Callable[[int], float] = lambda rank: 1.0 - rank / 100
+    results: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda results: results
+
+
+class FakePredictions:
+    """The prediction API of the revisions of a FakeCloudRun; `behaviours` by training run."""
+
+    def __init__(self, cloud_run: FakeCloudRun, keys: FakeKeys) -> None:
+        self.behaviours: dict[int, Behaviour] = {}
+        self._cloud_run = cloud_run
+        self._keys = keys
+
+    def health(self, url: str) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of GET /health; Unavailable without an answer."""
+        deployment = self._cloud_run.deployment_at(url)
+        if deployment is None:
+            return 503, {"status": "unhealthy", "reason": "no model is deployed yet"}
+        behaviour = self._behaviour(deployment)
+        if behaviour.healthy_after:
+            behaviour.healthy_after -= 1
+            return 503, {"status": "starting", "reason": "the model is being loaded"}
+        body = {
+            "status": "healthy",
+            "model_id": deployment.model_id,
+            "model_version": deployment.name,
+            "training_run": deployment.training_run,
+            "artifact_digest": deployment.artifact_digest,
+            "products": behaviour.products,
+        }
+        return behaviour.health_status, {**body, **behaviour.health}
+
+    def recommend(
+        self, url: str, key: str, customers: Sequence[str], top_k: int
+    ) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of POST /recommend-batch; Unavailable without an answer."""
+        deployment = self._cloud_run.deployment_at(url)
+        if not self._keys.accepts(key):
+            return 401, {"detail": "the API key is not valid"}
+        if deployment is None:
+            return 503, {"detail": "no model is deployed yet"}
+        behaviour = self._behaviour(deployment)
+        if behaviour.status != 200:
+            return behaviour.status, {"detail": "the model failed"}
+        ranked = [
+            {"product_id": f"p{rank}", "score": behaviour.scores(rank)} for rank in range(top_k)
+        ]
+        results = [{"customer_id": name, "recommendations": list(ranked)} for name in customers]
+        return 200, {"results": behaviour.results(results), "model_version": deployment.name}
+
+    def _behaviour(self, deployment: Deployment) -> Behaviour:
+        return self.behaviours.setdefault(deployment.training_run, Behaviour())
+
+
+@dataclass
+class World:
+    """All fakes of one model's world, and the ports made of them."""
+
+    state: FakeState
+    objects: FakeObjects
+    cloud_run: FakeCloudRun
+    executions: FakeExecutions
+    dead_letters: FakeDeadLetters
+    predictions: FakePredictions
+    keys: FakeKeys
+    clock: FakeClock
+
+    @staticmethod
+    def of(*declarations: ModelDeclaration) -> World:
+        """Return a world in which the models are declared and nothing has happened."""
+        cloud_run, keys = FakeCloudRun(), FakeKeys()
+        for declaration in declarations:
+            cloud_run.declare(f"model-serving-{declaration.model_id}")
+        return World(
+            state=FakeState(*declarations),
+            objects=FakeObjects("training", "serving"),
+            cloud_run=cloud_run,
+            executions=FakeExecutions(),
+            dead_letters=FakeDeadLetters(),
+            predictions=FakePredictions(cloud_run, keys),
+            keys=keys,
+            clock=FakeClock(),
+        )
+
+    def ports(self, **others: Any) -> Ports:
+        """Return the ports; `others` replaces some of them."""
+        return replace(
+            Ports(
+                settings=SETTINGS,
+                state=self.state,
+                objects=self.objects,
+                cloud_run=self.cloud_run,
+                executions=self.executions,
+                dead_letters=self.dead_letters,
+                predictions=self.predictions,
+                keys=self.keys,
+                clock=self.clock,
+            ),
+            **others,
+        )
+
+
+def _url(service: str, tag: str = "") -> str:
+    return f"https://{tag}---{service}.test" if tag else f"https://{service}.test"
+
+
+def _template(deployment: Deployment) -> tuple[object, ...]:
+    """What of a deployment the template is made of."""
+    return (
+        deployment.config,
+        deployment.model_id,
+        deployment.version,
+        deployment.training_run,
+        deployment.serving_model_path,
+        deployment.artifact_digest,
+    )
+
+
+def _hash(plain: str) -> str:
+    return sha256(plain.encode()).hexdigest()

@@ -1,0 +1,283 @@
+"""Tries to break the pipeline's invariants by everything that may happen at the same time.
+
+A script says how long the current actor runs and what happens then: another one goes on, the
+current one dies, its call is made again while it still runs, a message comes again, somebody
+rolls back, cancels, pauses, or changes the traffic by hand. After every step the invariants are
+checked; at the end everybody finishes, `reconcile` runs, and nothing may be left half-way.
+
+TURNOUT_EXPLORE=20000 tries that many new scripts instead of the fixed ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from shared.domain.deployment import Deployment, Status
+from tests.unit.play import FAULTS, MODEL, SERVICE, Play
+from tests.unit.scheduling import Actor
+
+EXPLORE = int(os.environ.get("TURNOUT_EXPLORE", "0"))
+ACTORS_AT_MOST = 14
+
+
+class Then(StrEnum):
+    """What happens when the current actor has run for a while."""
+
+    GO_ON = "go on"
+    SWITCH = "switch"
+    CRASH = "crash"
+    TIME_OUT = "time out"
+    ROLL_BACK = "roll back"
+    CANCEL = "cancel"
+    RECONCILE = "reconcile"
+    REDELIVER = "redeliver"
+    NEXT_RUN = "next run"
+    SAME_RUN_AGAIN = "same run again"
+    END_EXECUTION = "end execution"
+    BY_HAND = "by hand"
+    SAY = "say"
+
+
+Move = tuple[tuple[int, str], Then, int]
+"""((points that the current actor passes first, of which call), what then, which of several)."""
+
+CALLS = ["", "commit", "write_traffic", "state.model", "cloud_run.service", "answers"]
+"""Where it is worth to stop: anywhere, or right before one of these."""
+
+stops = st.tuples(st.integers(0, 12), st.sampled_from(CALLS)) | st.tuples(
+    st.integers(0, 170), st.just("")
+)
+moves = st.tuples(stops, st.sampled_from(Then), st.integers(0, 5))
+scripts = st.lists(moves, min_size=4, max_size=24)
+
+
+def perform(play: Play, script: list[Move]) -> None:
+    """Play the script to its end, everybody to theirs, and check what is left."""
+    scheduler = play.scheduler
+    current: Actor | None = scheduler.alive[-1] if scheduler.alive else None
+    for (steps, call), then, choice in script:
+        if current is None or current.ended:
+            current = scheduler.alive[-1] if scheduler.alive else None
+        if current is not None:
+            scheduler.run(current, steps, call)
+        scheduler.trace.append(f"-- {then} {choice}")
+        current = _next(play, current, then, choice)
+    play.quiet_down()
+    play.check()
+    play.check_quiet()
+
+
+def _next(play: Play, current: Actor | None, then: Then, choice: int) -> Actor | None:
+    alive = play.scheduler.alive
+    if then is Then.SWITCH:
+        return alive[choice % len(alive)] if alive else None
+    if then is Then.CRASH and current and not current.ended and current.thread:
+        current.dead = True
+    elif then is Then.TIME_OUT and current:
+        return play.time_out(current)
+    elif then is Then.END_EXECUTION:
+        play.end_execution(choice)
+    elif then is Then.BY_HAND:
+        play.change_by_hand(choice)
+    if len(alive) >= ACTORS_AT_MOST:
+        return current
+    if then is Then.ROLL_BACK:
+        return play.roll_back(choice or None)
+    if then is Then.SAY:
+        return play.say(choice)
+    if then is Then.CANCEL:
+        return play.cancel(choice)
+    if then is Then.RECONCILE:
+        play.world.clock.time += timedelta(seconds=130 if choice % 2 else 0)
+        return play.reconcile()
+    if then is Then.REDELIVER and play.messages:
+        return play.deliver(*play.messages[choice % len(play.messages)])
+    if then is Then.NEXT_RUN:
+        return play.publish("immediate" if choice % 2 else "gradual")
+    if then is Then.SAME_RUN_AGAIN:
+        return play.publish(again=True)
+    return current
+
+
+@contextlib.contextmanager
+def playing(
+    history: int = 2, fault: str = "healthy", starts_after: int = 0, serves_after: int = 0
+) -> Iterator[Play]:
+    """Give a play that began with `history` active versions; what fails shows its trace."""
+    play = Play(fault, starts_after, serves_after)
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            for _ in range(history):
+                play.publish("immediate")
+                play.quiet_down()
+            play.scheduler.trace.clear()
+            play.faulty_from = history + 1
+            yield play
+        except BaseException as found:
+            found.add_note("\n".join(play.scheduler.trace))
+            raise
+        finally:
+            play.scheduler.stop()
+
+
+def played(script: list[Move], **world: Any) -> Play:
+    """Return a play in which a run was published and the script followed."""
+    with playing(**world) as play:
+        play.publish()
+        perform(play, script)
+    return play
+
+
+@settings(
+    max_examples=EXPLORE or 400,
+    derandomize=not EXPLORE,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate, Phase.shrink],
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    script=scripts,
+    history=st.integers(0, 2),
+    fault=st.sampled_from(["healthy", "healthy", "healthy", *FAULTS]),
+    starts_after=st.integers(0, 1),
+    serves_after=st.integers(0, 2),
+)
+def test_any_interleaving_keeps_the_invariants_and_ends_with_nothing_half_way(
+    script: list[Move], history: int, fault: str, starts_after: int, serves_after: int
+) -> None:
+    played(
+        script,
+        history=history,
+        fault=fault,
+        starts_after=starts_after,
+        serves_after=serves_after,
+    )
+
+
+# What follows sweeps the places where it matters most, one after the other. All plays begin
+# with one active version and, unless something comes between, deploy a second one gradually.
+
+ARRIVED: Move = ((160, ""), Then.GO_ON, 0)
+"""The message is handled: its execution has started and not run yet."""
+POINTS_OF_A_ROLLOUT = 165
+EVERY = 1 if EXPLORE else 5
+
+
+def test_undisturbed_rollout_ends_active() -> None:
+    assert newest(played([], history=1)).status is Status.ACTIVE
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "healthy"])
+def test_faulty_model_ends_failed_with_its_reason(fault: str) -> None:
+    ended = newest(played([], history=1, fault=fault))
+    assert ended.status is Status.FAILED
+    assert ended.reason
+
+
+def test_process_that_dies_at_any_call_is_replaced_and_the_rollout_ends_active() -> None:
+    for point in range(POINTS_OF_A_ROLLOUT):
+        play = played([ARRIVED, ((point, ""), Then.CRASH, 0)], history=1)
+        assert newest(play).status is Status.ACTIVE, point
+    for point in range(10):
+        play = played([((point, ""), Then.CRASH, 0)], history=1)
+        assert newest(play).status is Status.ACTIVE, point
+
+
+def test_execution_that_dies_at_any_call_ends_failed_or_had_finished() -> None:
+    for point in range(POINTS_OF_A_ROLLOUT):
+        play = played([ARRIVED, ((point, ""), Then.END_EXECUTION, 0)], history=1)
+        ended = newest(play)
+        assert ended.status in (Status.FAILED, Status.ACTIVE), point
+        assert "finish" in _last_post(play) or ended.status is Status.FAILED, point
+
+
+def test_call_that_is_repeated_while_it_still_runs_leaves_the_rollout_active() -> None:
+    for point, later in itertools.product(
+        range(0, POINTS_OF_A_ROLLOUT, 3), range(0, POINTS_OF_A_ROLLOUT, 3 * EVERY)
+    ):
+        script: list[Move] = [
+            ARRIVED,
+            ((point, ""), Then.TIME_OUT, 0),
+            ((later, ""), Then.SWITCH, 0),
+            ((POINTS_OF_A_ROLLOUT, ""), Then.GO_ON, 0),
+        ]
+        assert newest(played(script, history=1)).status is Status.ACTIVE, (point, later)
+
+
+@pytest.mark.parametrize("way_back", [Then.ROLL_BACK, Then.CANCEL])
+def test_way_back_that_dies_at_any_call_is_completed_or_never_began(way_back: Then) -> None:
+    for write, point in itertools.product(range(4), range(15)):
+        script: list[Move] = [
+            ARRIVED,
+            ((write, "write_traffic"), way_back, 0),
+            ((point, ""), Then.CRASH, 0),
+        ]
+        ended = newest(played(script, history=1))
+        assert ended.status in (Status.ACTIVE, Status.CANCELLED), (write, point)
+
+
+def test_rollback_that_died_half_way_is_completed_by_asking_again_and_goes_no_further() -> None:
+    for point in range(15):
+        with playing(history=3) as play:
+            first = play.roll_back()
+            play.scheduler.run(first, point)
+            first.dead = True
+            play.scheduler.run_all()
+            was_complete = play.served == {revision(2): 100} and play.lock is None
+            play.roll_back()
+            play.quiet_down()
+        assert play.served == {revision(1 if was_complete else 2): 100}, point
+
+
+BESIDE = [
+    pytest.param(Then.ROLL_BACK, Then.ROLL_BACK, id="two rollbacks"),
+    pytest.param(Then.CANCEL, Then.ROLL_BACK, id="a cancel and a rollback"),
+    pytest.param(Then.ROLL_BACK, Then.CANCEL, id="a rollback and a cancel"),
+    pytest.param(Then.ROLL_BACK, Then.RECONCILE, id="a rollback and reconcile"),
+    pytest.param(Then.CANCEL, Then.RECONCILE, id="a cancel and reconcile"),
+    pytest.param(Then.ROLL_BACK, Then.NEXT_RUN, id="a rollback and a newer run"),
+    pytest.param(Then.CANCEL, Then.NEXT_RUN, id="a cancel and a newer run"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), BESIDE)
+def test_rollout_stopped_right_before_it_writes_while_two_others_pass_each_other(
+    first: Then, second: Then
+) -> None:
+    for write, one, other in itertools.product(
+        range(1, 4) if EXPLORE else [2], range(4, 16), range(4, 16)
+    ):
+        script: list[Move] = [
+            ARRIVED,
+            ((write, "write_traffic"), first, 0),
+            ((one, ""), second, 1),
+            ((other, ""), Then.SWITCH, 1),
+            ((POINTS_OF_A_ROLLOUT, ""), Then.SWITCH, 0),
+            ((POINTS_OF_A_ROLLOUT, ""), Then.GO_ON, 0),
+        ]
+        played(script, history=2)
+
+
+def newest(play: Play) -> Deployment:
+    return play.world.state.deployments(MODEL)[0]
+
+
+def revision(version: int) -> str:
+    return f"{SERVICE}-v{version}-1"
+
+
+def _last_post(play: Play) -> str:
+    return [line for line in play.scheduler.trace if "POST" in line][-1]
