@@ -91,7 +91,9 @@ def _model(model: ModelView) -> Fragment:
     runs = reader().runs(model.model_id, query.get("runs"), RUNS_SHOWN)
     history = reader().deployments(model.model_id, query.get("versions"), VERSIONS_SHOWN)
     live_run = model.live.training_run if model.live else 0
-    others = [run for run in runs.items if run.run_number != live_run]
+    # A run that is on its way is not offered a second time.
+    taken = {one.training_run for one in (model.live, model.under_way, model.waiting) if one}
+    others = [run for run in runs.items if run.run_number not in taken]
     return render_fragment(
         "_model_live.html",
         model=model,

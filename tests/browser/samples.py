@@ -1,0 +1,283 @@
+"""A dashboard with a story in it: every page and every state, for looking and for axe.
+
+The pages, the API and Firestore are the real ones; Cloud Run is in memory.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from functions.dashboard.identity import Who
+from functions.dashboard.schemas import CreateKey
+from functions.dashboard.settings import DashboardSettings, IdentityMode
+from shared import wiring
+from shared.domain.deployment import Deployment, Event, Status, Step, StepName, StepState
+from shared.domain.model import Book, abort, roll_back
+from shared.domain.rollout import Strategy, plan_rollout
+from tests.dashboards import Dashboard, firestore_here
+
+MODEL, ROLLING, FAULTY, EMPTY = "movies", "retail-recs", "news", "new-shop"
+PERSON = "ops@example.com"
+STEPS = list(StepName)
+_RECALLS = {42: 0.431, 45: 0.452, 44: 0.447, 46: 0.468}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Where the dashboard answers, and what there is to look at."""
+
+    url: str
+    dashboard: Dashboard
+    rolling: Deployment
+    failed: Deployment
+    earlier: Deployment
+    key_id: str
+
+
+class Quiet(WSGIRequestHandler):
+    """A server without a line for every request."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing."""
+
+
+def metrics_of(recall: float) -> dict[str, float]:
+    """Return a training run's metrics for its Recall@100."""
+    return {
+        "recall_at_100": recall,
+        "recall_at_50": round(recall - 0.075, 3),
+        "recall_at_10": round(recall - 0.279, 3),
+        "loss": round(2.1 - recall, 3),
+    }
+
+
+@contextmanager
+def gallery(folder: Path) -> Iterator[Gallery]:
+    """Serve the dashboard on loopback, filled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TURNOUT_PROJECT", "turnout-local")
+        patch.setenv("TURNOUT_GRPC_EMULATOR_HOST", "127.0.0.1:1")
+        wiring.settings.cache_clear()
+        with firestore_here(folder, patch) as client:
+            dashboard = Dashboard(client)
+            app = dashboard.another(DashboardSettings(mode=IdentityMode.LOCAL))
+            server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield _fill(dashboard, f"http://127.0.0.1:{server.port}")
+            finally:
+                server.shutdown()
+                thread.join()
+                server.server_close()
+                wiring.settings.cache_clear()
+
+
+def _fill(dashboard: Dashboard, url: str) -> Gallery:
+    now = datetime.now(UTC)
+    for model_id in (MODEL, ROLLING, FAULTY, EMPTY):
+        dashboard.declare(model_id, strategy="gradual", steps_percent=(10, 50, 100), over="1h")
+    earlier = _movies(dashboard, now)
+    rolling = _rolling(dashboard, now)
+    failed = _failed(dashboard, now)
+    dashboard.clock.time = now - timedelta(days=9)
+    admin = Who(PERSON, "admin", "dashboard 203.0.113.9")
+    actions = dashboard.another(DashboardSettings(mode=IdentityMode.LOCAL)).extensions["turnout"]
+    actions.actions.create_key(MODEL, CreateKey(name="app", days=None), admin)
+    kept = actions.actions.create_key(MODEL, CreateKey(name="web shop", days=90), admin)
+    old = actions.actions.create_key(MODEL, CreateKey(name="old batch job", days=None), admin)
+    actions.actions.revoke_key(old.id, admin)
+    dashboard.clock.time = now
+    return Gallery(url, dashboard, rolling, failed, earlier, kept.id)
+
+
+def _movies(dashboard: Dashboard, now: datetime) -> Deployment:
+    """v1 to v4: one was rolled back from, v4 is live; run 47 is better, run 48 is not."""
+    lived: list[Deployment] = []
+    for run, days in ((42, 20.2), (45, 6.1), (44, 3.3), (46, 0.25)):
+        dashboard.clock.time = now - timedelta(days=days)
+        recall = _RECALLS[run]
+        lived.append(_lives(dashboard, run, MODEL, recall, PERSON if run != 45 else "training"))
+        if run == 44:
+            dashboard.clock.time += timedelta(hours=5)
+            at, back = dashboard.clock.now(), lived[1]
+            why = "shop reports odd answers for new customers"
+            source = "dashboard 203.0.113.9"
+            dashboard.state.change(
+                MODEL,
+                lambda book, at=at, back=back, why=why, source=source: _back(
+                    book, back.id, at, why, source
+                ),
+            )
+    dashboard.clock.time = now - timedelta(hours=2)
+    dashboard.run(47, metrics=metrics_of(0.472), completed_at=now - timedelta(hours=2))
+    dashboard.run(48, metrics=metrics_of(0.461), completed_at=now - timedelta(minutes=40))
+    spans = (
+        (lived[1], now - timedelta(days=30), now - timedelta(days=3.3)),
+        (lived[2], now - timedelta(days=3.3), now - timedelta(days=3.09)),
+        (lived[1], now - timedelta(days=3.09), now - timedelta(hours=6)),
+        (lived[3], now - timedelta(hours=6), now),
+    )
+    _measured(dashboard, spans)
+    return lived[1]
+
+
+def _back(book: Book, target_id: str, at: datetime, why: str, source: str) -> None:
+    roll_back(book, target_id, at, PERSON, why, source)
+    book.model = replace(book.model, lock=None)
+
+
+def _lives(dashboard: Dashboard, run: int, model_id: str, recall: float, person: str) -> Deployment:
+    metrics = metrics_of(recall)
+    at = dashboard.clock.now()
+    made = dashboard.live(
+        run,
+        model_id,
+        metrics=metrics,
+        recall_at_100=metrics["recall_at_100"],
+        recall_at_50=metrics["recall_at_50"],
+        recall_at_10=metrics["recall_at_10"],
+        deployed_by=person,
+        serving_model_path=f"gs://turnout-local-serving/models/{model_id}/v{run}/",
+        artifact_digest="sha256:9f2c1b7e" + "0" * 56,
+        reason="better: recall_at_100 was higher than the live version's",
+    )
+    done = replace(made, steps=_steps(at, (3.1, 1.2, 24.0, 6.4, 4.9)))
+    lives = Event(
+        done.id,
+        model_id,
+        at,
+        "pipeline",
+        "active",
+        "the rollout is complete",
+        Status.DEPLOYING.value,
+        Status.ACTIVE.value,
+        {done.cloud_run_revision: 100},
+    )
+
+    def told(book: Book) -> None:
+        book.put(done)
+        book.record(lives)
+
+    dashboard.state.change(model_id, told)
+    return done
+
+
+def _steps(ended: datetime, lasted_s: tuple[float, ...]) -> dict[str, Step]:
+    details = (
+        "14 files, 48.2 MB, digest sha256:9f2c1b7e",
+        "image turnout-serving, 2 CPU, 4Gi, 1 to 10 instances",
+        "revision is ready",
+        "5 golden customers answered; scores finite and ordered",
+        "100 % of traffic",
+    )
+    begin = ended - timedelta(seconds=sum(lasted_s))
+    steps = {}
+    for name, detail, lasted in zip(STEPS, details, lasted_s, strict=False):
+        end = begin + timedelta(seconds=lasted)
+        steps[name.value] = Step(StepState.DONE, begin, end, detail)
+        begin = end
+    return steps
+
+
+def _rolling(dashboard: Dashboard, now: datetime) -> Deployment:
+    """A gradual rollout in its first stage."""
+    dashboard.clock.time = now - timedelta(days=5)
+    _lives(dashboard, 11, ROLLING, 0.381, "training")
+    dashboard.clock.time = now - timedelta(minutes=9)
+    made = dashboard.rolling(12, ROLLING)
+    steps = _steps(now - timedelta(minutes=8), (2.8, 1.1, 26.5, 7.0))
+    steps[StepName.SWITCH_TRAFFIC.value] = Step(
+        StepState.RUNNING, now - timedelta(minutes=8), None, "10 % of traffic"
+    )
+    rolled = replace(
+        made, steps=steps, deployed_by=PERSON, plan=plan_rollout(Strategy.GRADUAL, (10, 50), 3600)
+    )
+    dashboard.state.change(ROLLING, lambda book: book.put(rolled))
+    (before,) = (one for one in dashboard.state.deployments(ROLLING) if one.version == 1)
+    dashboard.cloud_run.by_hand(
+        f"model-serving-{ROLLING}",
+        {before.cloud_run_revision: 90, rolled.cloud_run_revision: 10},
+    )
+    return rolled
+
+
+def _failed(dashboard: Dashboard, now: datetime) -> Deployment:
+    """A rollout that failed in its health check."""
+    dashboard.clock.time = now - timedelta(days=2)
+    _lives(dashboard, 3, FAULTY, 0.402, PERSON)
+    dashboard.clock.time = now - timedelta(minutes=26)
+    made = dashboard.rolling(4, FAULTY)
+    at = now - timedelta(minutes=25)
+    steps = _steps(at, (2.9, 1.0, 22.0))
+    steps[StepName.HEALTH_CHECKS.value] = Step(StepState.RUNNING, at, None, "")
+    unhealthy = replace(made, steps=steps, healthy=False, traffic_percent=0)
+    dashboard.state.change(FAULTY, lambda book: book.put(unhealthy))
+    why = "the scores of customer '73' are not finite numbers (nan); the model diverged in training"
+    dashboard.state.change(
+        FAULTY, lambda book: _abort(book, made.id, now - timedelta(minutes=24), why)
+    )
+    return dashboard.state.deployment(made.id)
+
+
+def _abort(book: Book, deployment_id: str, at: datetime, why: str) -> None:
+    abort(book, deployment_id, Status.FAILED, at, "pipeline", why)
+    book.model = replace(book.model, lock=None)
+
+
+def _measured(
+    dashboard: Dashboard, spans: tuple[tuple[Deployment, datetime, datetime], ...]
+) -> None:
+    for deployment, begin, end in spans:
+        at = begin.replace(minute=0, second=0, microsecond=0)
+        while at < end:
+            busy = 1 + math.sin((at.hour - 9) / 24 * 2 * math.pi)
+            requests = int(180 + 420 * busy)
+            slow = 1.6 if deployment.training_run == 44 else 1.0
+            errors = requests // 90 if deployment.training_run == 44 else requests // 600
+            dashboard.hour(
+                deployment,
+                at,
+                request_count=requests,
+                unique_customers=int(requests * 0.7),
+                avg_latency_ms=2.1 * slow + busy / 4,
+                p50_latency_ms=1.8 * slow + busy / 5,
+                p95_latency_ms=4.2 * slow + busy,
+                p99_latency_ms=8.8 * slow + 2 * busy,
+                error_count=errors,
+                error_rate=errors / requests,
+            )
+            at += timedelta(hours=1)
+
+
+def addresses(found: Gallery) -> dict[str, str]:
+    """Return every page that can be shown by its address alone, by a short name."""
+    movies = f"/models/{MODEL}"
+    return {
+        "models": "/",
+        "model": movies,
+        "model-deploying": f"/models/{ROLLING}",
+        "model-empty": f"/models/{EMPTY}",
+        "deploy": f"{movies}/deploy?run=47",
+        "progress": f"/deployments/{found.rolling.id}",
+        "failed": f"/deployments/{found.failed.id}",
+        "rollback": f"/deployments/{found.earlier.id}/rollback",
+        "cancel": f"/deployments/{found.rolling.id}/cancel",
+        "compare": f"{movies}/compare?run=47",
+        "metrics": f"{movies}/metrics?hours=168",
+        "api": f"{movies}/api",
+        "revoke": f"{movies}/keys/{found.key_id}/revoke",
+        "health": f"{movies}/health",
+        "audit": f"{movies}/audit",
+        "logs": f"{movies}/logs",
+        "not-found": "/models/nothing-here",
+    }
