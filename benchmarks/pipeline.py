@@ -66,11 +66,11 @@ def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
         task = progress.add_task("starting the local cloud", total=STARTS + 1 + rounds)
         for number in range(STARTS):
             name = "first start, s" if number == 0 else "start with data, s"
-            with _cloud(folder) as (process, took_s):
+            with running_cloud(folder) as (process, took_s):
                 found.setdefault(name, []).append(took_s)
                 found.setdefault("idle memory (PSS, v0 running), MB", []).append(_pss_mb(process))
             progress.advance(task)
-        with _cloud(folder):
+        with running_cloud(folder):
             choose(None, None, folder)
             progress.update(task, description="training")
             _train(folder)
@@ -84,12 +84,16 @@ def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def _cloud(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def running_cloud(
+    folder: Path, models: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """Run a local cloud in `folder`; gives its process and how long it took to start, in s."""
+    declared = ["--models", str(models)] if models else []
     ready = folder / "cloud.json"
     begun = time.monotonic()
     with (folder / "cloud.log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "turnout", "--data", str(folder), "up"],
+            [sys.executable, "-m", "turnout", "--data", str(folder), "up", *declared],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,

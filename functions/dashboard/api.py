@@ -277,6 +277,8 @@ def described_app(name: str) -> OpenAPI:
     """Return an app with the API and its description, and nothing behind it yet."""
     app = OpenAPI(
         name,
+        # Not /static: functions-framework's own app around this one answers that path itself.
+        static_url_path="/assets",
         info=Info(title="Turnout", version="1", description=ABOUT),
         security_schemes=SECURITY_SCHEMES,
         validation_error_status=400,

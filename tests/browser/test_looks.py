@@ -71,7 +71,7 @@ def test_no_page_weighs_more_than_100_kb_gzipped_with_all_its_files(sample: Gall
         files = {
             part.split('"')[0].replace("&amp;", "&")
             for part in html.split('"')
-            if part.startswith("/static/")
+            if part.startswith("/assets/")
         }
         weights = {file: _weight(sample.url + file) for file in files}
         total = len(gzip.compress(page.content)) + sum(weights.values())

@@ -85,3 +85,15 @@ def test_page_of_another_site_cannot_act(url: str) -> None:
 def test_other_functions_stay_private(url: str) -> None:
     other = url.replace("/dashboard", "/reconcile")
     assert requests.post(other, json={}, timeout=30).status_code == 403
+
+
+def test_assets_under_the_functions_path_come_compressed_and_are_kept(url: str) -> None:
+    page = requests.get(f"{url}/", timeout=30).text
+    addresses = [part for part in page.split('"') if part.startswith("/dashboard/assets/")]
+    assert addresses
+    for address in addresses:
+        answer = requests.get(url.removesuffix("/dashboard") + address.split("&")[0], timeout=30)
+        assert answer.status_code == 200
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -15,8 +15,8 @@ STRANGER = Signer()
 ROLES = (VIEWER, DEPLOYER, ADMIN)
 
 MATRIX: Mapping[str, str] = {
-    "GET /static/<path:filename>": ANYBODY,
-    "OPTIONS /static/<path:filename>": ANYBODY,
+    "GET /assets/<path:filename>": ANYBODY,
+    "OPTIONS /assets/<path:filename>": ANYBODY,
     "GET /api/models/": VIEWER,
     "GET /api/models/<model_id>/": VIEWER,
     "GET /api/models/<model_id>/training-runs/": VIEWER,
