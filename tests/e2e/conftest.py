@@ -1,0 +1,60 @@
+"""One local cloud for the whole session, started as a person starts it, and real artifacts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import declarations
+from tests.e2e.artifacts import KINDS
+from tests.e2e.world import ROOT, Cloud, World, clean_environment
+
+
+@pytest.fixture(scope="session")
+def _artifacts_being_written(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """TensorFlow writes them while the cloud starts."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    with (folder / "writing.log").open("wb") as log:
+        writing = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.artifacts", str(folder)],
+            cwd=ROOT,
+            env={**clean_environment(), "CUDA_VISIBLE_DEVICES": "-1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    yield folder, writing
+    writing.kill()
+    writing.wait()
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    _artifacts_being_written: tuple[Path, subprocess.Popen[bytes]],
+) -> Iterator[World]:
+    """The session's local cloud."""
+    folder = tmp_path_factory.mktemp("cloud")
+    cloud = Cloud(folder, declarations.write(folder, declarations.MODELS))
+    try:
+        world = cloud.start()
+        yield world
+        world.close()
+    finally:
+        cloud.stop()
+
+
+@pytest.fixture(scope="session")
+def artifacts(
+    _artifacts_being_written: tuple[Path, subprocess.Popen[bytes]],
+) -> dict[str, Path]:
+    """The folder of each kind of artifacts."""
+    folder, writing = _artifacts_being_written
+    code = writing.wait(timeout=180)
+    assert code == 0, (folder / "writing.log").read_text()[-4000:]
+    return {kind: folder / kind for kind in KINDS}
