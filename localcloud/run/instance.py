@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import time
@@ -275,7 +276,7 @@ class RevisionRunner:
 
     def _failure_text(self, process: Process, why: str) -> str:
         assert self.plan.launch is not None
-        lines = process.last_lines() or "(nothing)"
+        lines = _as_sentences(process.last_lines()) or "(nothing)"
         return (
             f"The user-provided container {why}. It must listen on the port given in PORT "
             f"(PORT={process.port}). Last lines of {self.plan.launch.log}:\n{lines}"
@@ -322,3 +323,20 @@ class RevisionRunner:
 def _log_defect(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         _log.critical("a revision's runner ended by a defect", exc_info=task.exception())
+
+
+def _as_sentences(lines: str) -> str:
+    """Return log lines with the structured ones as `SEVERITY message: code: reason`."""
+    return "\n".join(_as_sentence(line) for line in lines.splitlines())
+
+
+def _as_sentence(line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict) or "message" not in entry:
+        return line
+    said = [entry["message"], entry.get("code"), entry.get("reason")]
+    words = ": ".join(str(part) for part in said if part)
+    return f"{entry.get('severity', '')} {words}".strip()

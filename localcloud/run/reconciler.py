@@ -19,7 +19,7 @@ from localcloud.run.names import Location
 from localcloud.run.plan import Failure
 from localcloud.run.reconcile import Status, Verdict, decide
 from localcloud.run.revisions import show_state
-from localcloud.run.store import OperationRecord, RevisionRecord, ServiceRecord, Store
+from localcloud.run.store import RevisionRecord, ServiceRecord, Store
 from localcloud.run.traffic import Route
 
 # Makes a service true outside the database; returns its URLs by tag ("" for its own).
@@ -100,7 +100,7 @@ class Reconciler:
                     return
                 self._show_status(current, status, record.service.generation, urls)
                 self._store.put_service(current)
-                self._end_operations(current, status)
+                self._end_operations(current, status, revisions)
         self._announce()
 
     def _show_status(
@@ -143,12 +143,18 @@ class Reconciler:
             for route in status.routes
         )
 
-    def _end_operations(self, record: ServiceRecord, status: Status) -> None:
-        """End the operations that this reconciliation decided, each with its own outcome."""
+    def _end_operations(
+        self, record: ServiceRecord, status: Status, revisions: Mapping[str, RevisionRecord]
+    ) -> None:
+        """End the operations that this reconciliation decided, each with its own outcome.
+
+        By the `revisions` that it saw: one that failed since then ends its operation with
+        the next reconciliation, together with the status that says so.
+        """
         for waiting in self._store.open_operations(record.id):
             if waiting.generation > record.processed_generation:
                 continue
-            verdict = self._outcome(waiting, status)
+            verdict = _outcome(revisions.get(waiting.revision), status)
             if verdict.state == RECONCILING:
                 continue
             if verdict.state == SUCCEEDED:
@@ -158,18 +164,18 @@ class Reconciler:
                 end(waiting.operation, verdict)
             self._store.put_operation(waiting)
 
-    def _outcome(self, waiting: OperationRecord, status: Status) -> Verdict:
-        """Return how an operation stands: its own revision first, then the whole service."""
-        own = self._store.revision(waiting.revision) if waiting.revision else None
-        if own is not None and own.state == "deploying":
-            return Verdict(RECONCILING)
-        if own is not None and own.state == "failed":
-            return own.fact.verdict
-        return status.terminal
-
     def _announce(self) -> None:
         with self._progress:
             self._progress.notify_all()
+
+
+def _outcome(own: RevisionRecord | None, status: Status) -> Verdict:
+    """Return how an operation stands: its own revision first, then the whole service."""
+    if own is not None and own.state == "deploying":
+        return Verdict(RECONCILING)
+    if own is not None and own.state == "failed":
+        return own.fact.verdict
+    return status.terminal
 
 
 def end(operation: Any, verdict: Verdict) -> None:
