@@ -225,6 +225,14 @@ class FakeObjects:
             self._generation += 1
             self._buckets[bucket][name] = (content, self._generation)
 
+    def remove(self, bucket: str, name: str) -> None:
+        """Delete an object."""
+        del self._buckets[bucket][name]
+
+    def drop(self, bucket: str) -> None:
+        """Delete a bucket with all that is in it."""
+        del self._buckets[bucket]
+
     def list(self, bucket: str, prefix: str) -> list[StoredObject]:
         """Return the objects below `prefix`, sorted by name; ArtifactsRefused without a bucket."""
         if bucket not in self._buckets:

@@ -36,28 +36,21 @@ from shared.messages import (
     CreateRevision,
     FinishDeployment,
     JudgeCanary,
-    ModelDeclaration,
-    Policy,
     RollBack,
     ShiftTraffic,
 )
 from shared.ports import Ports
-from tests.fakes import Behaviour, Path, World
+from tests.fakes import Behaviour, Path
 from tests.unit.scheduling import Actor, Crash, Scheduler, Watched
+from tests.unit.stepping import MODEL, SERVICE, V0, new_world
 
-MODEL, SERVICE = "movies", "model-serving-movies"
-V0 = f"{SERVICE}-v0-1"
 RETRIES_OF_A_STEP, RETRIES_OF_ABORT = 6, 24
 ROUNDS_UNTIL_QUIET = 30
+Call = tuple[str, Callable[[], Mapping[str, Any]]]
 
-FAULTS: Mapping[str, str] = {
-    "healthy": "the model is as it should be",
-    "no artifacts": "training published nothing",
-    "crashes": "the container does not start",
-    "never healthy": "/health never says so",
-    "wrong digest": "another model answers",
-    "not finite": "scores are NaN",
-}
+HEALTHY = "healthy"
+FAULTS = ("no artifacts", "crashes", "never healthy", "wrong digest", "not finite")
+"""What may be wrong with a model."""
 
 
 @dataclass
@@ -76,15 +69,8 @@ class Answer:
 class Play:
     """One model, its actors and its rules."""
 
-    def __init__(self, fault: str = "healthy", starts_after: int = 0, serves_after: int = 0):
-        declaration = ModelDeclaration(
-            model_id=MODEL,
-            image="serving",
-            service_account="serving@turnout-test.iam.gserviceaccount.com",
-            golden_customers=("1", "2"),
-            policy=Policy(when="if_better"),
-        )
-        self.world = World.of(declaration)
+    def __init__(self, fault: str = HEALTHY, starts_after: int = 0, serves_after: int = 0):
+        self.world = new_world()
         self.world.cloud_run.starts_after = starts_after
         self.world.cloud_run.serves_after = serves_after
         self.world.state.committed = self._committed
@@ -104,6 +90,7 @@ class Play:
         self._hurrying = False
         self.rolled_back_at = 0
         """The newest token of a rollback that has returned: nothing older may write any more."""
+        self._ended: set[str] = set()
         self._claimed: dict[str, str] = {}
         self._decisions: dict[str, Mapping[str, Any]] = {}
 
@@ -155,6 +142,7 @@ class Play:
             except PipelineError as refusal:
                 self.scheduler.trace.append(f"rollback refused: {refusal}")
                 return
+            self.note_ended()
             token = actor.facts["token"]
             self.rolled_back_at = max(self.rolled_back_at, token)
             model = self.world.state.model(MODEL)
@@ -177,8 +165,29 @@ class Play:
                     stop(command, "ops@example.com", self.ports)
                 except PipelineError as refusal:
                     self.scheduler.trace.append(f"cancel refused: {refusal}")
+                    return
+                self.note_ended()
 
         return self.scheduler.spawn("cancel", work)
+
+    def stray(self, choice: int) -> Actor:
+        """A call of a step arrives out of its turn, in the name of the newest execution."""
+        deployments = self.world.state.deployments(MODEL)
+        claimed = [found for found in deployments if found.execution]
+
+        def work() -> None:
+            if claimed:
+                workflow = self.workflows[claimed[0].execution]
+                name, use_case = workflow.steps[choice % len(workflow.steps)]
+                actor.facts |= {"workflow": workflow, "call": name, "orphan": True}
+                self.scheduler.trace.append(f"stray call: {name}")
+                try:
+                    use_case()
+                except PipelineError as refusal:
+                    self.scheduler.trace.append(f"stray call refused: {refusal}")
+
+        actor = self.scheduler.spawn("stray call", work)
+        return actor
 
     def reconcile(self) -> Actor:
         """The schedule calls `reconcile`."""
@@ -363,6 +372,8 @@ class Play:
         workflow: Workflow | None = actor.facts.get("workflow") if actor else None
         if actor and workflow and actor.facts["call"] != "abort":
             # An earlier rollout, even where it writes what the rollback wants.
+            ended = workflow.deployment_id in self._ended
+            assert not ended, f"{workflow.deployment_id} has ended and still writes {split}"
             token = self.world.state.deployment(workflow.deployment_id).token or 0
         assert token >= self.rolled_back_at, (
             f"{split} was written under token {token} after the rollback of token "
@@ -390,6 +401,15 @@ class Play:
 
     # -- around the use cases
 
+    def note_ended(self) -> None:
+        """Somebody was told that a rollout has ended: from now on it writes nothing."""
+        if self.lock is None or self.lock.kind is LockKind.ROLLOUT:
+            self._ended |= {
+                found.id
+                for found in self.world.state.deployments(MODEL)
+                if found.status in (Status.FAILED, Status.CANCELLED)
+            }
+
     def judge_claim(self, deployment_id: str, execution: str) -> None:
         """At most one execution is ever told that a deployment is its own."""
         first = self._claimed.setdefault(deployment_id, execution)
@@ -400,7 +420,7 @@ class Play:
         self.workflows[name].spawn()
 
     def _train(self, run: int) -> None:
-        fault = self.fault if self.faulty_from and run >= self.faulty_from else "healthy"
+        fault = self.fault if self.faulty_from and run >= self.faulty_from else HEALTHY
         world = self.world
         if fault != "no artifacts":
             for name in ("saved_model/saved_model.pb", "saved_model/variables/data"):
@@ -436,9 +456,10 @@ class Workflow:
         self.deployment_id = deployment_id
         self._name = name
         self._request: dict[str, Any] = {"deployment_id": deployment_id, "execution": name}
-        self._calls: list[tuple[str, Callable[[], Mapping[str, Any]]]] = [
+        self.steps: list[Call] = [
             ("claim", lambda: take(ClaimDeployment(**self._request), play.ports))
         ]
+        self._calls = list(self.steps)
         self._tries = 0
         self._turn = 0
         self._error: Mapping[str, Any] | None = None
@@ -509,7 +530,9 @@ class Workflow:
                 return
             self._play.judge_claim(self.deployment_id, self._name)
             self._calls = self._rollout(body["stages"])
+            self.steps = [*self.steps, *self._calls]
         elif name == "abort":
+            self._play.note_ended()
             self._end("FAILED")
         elif not self._calls:
             self._end("SUCCEEDED")
@@ -524,11 +547,9 @@ class Workflow:
     def _abort(self) -> Mapping[str, Any]:
         return undo(AbortDeployment(**self._request, error=self._error), self._play.ports)
 
-    def _rollout(
-        self, stages: Sequence[Mapping[str, int]]
-    ) -> list[tuple[str, Callable[[], Mapping[str, Any]]]]:
+    def _rollout(self, stages: Sequence[Mapping[str, int]]) -> list[Call]:
         request, ports = self._request, self._play.ports
-        calls: list[tuple[str, Callable[[], Mapping[str, Any]]]] = [
+        calls: list[Call] = [
             ("copy", lambda: copy(CopyArtifacts(**request), ports)),
             ("create", lambda: create(CreateRevision(**request), ports)),
             ("check", lambda: check(CheckHealth(**request), ports)),

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+PATIENCE, POINTS_AT_MOST = 500, 50_000
+
 
 class Crash(BaseException):
     """The process of this actor has died; nothing of it runs on."""
@@ -42,6 +44,7 @@ class Scheduler:
         self._control = threading.Semaphore(0)
         self._steps = 0
         self._of = ""
+        self._patience = 0
 
     def spawn(self, name: str, work: Callable[[], None]) -> Actor:
         """Add an actor, which is not run yet."""
@@ -68,8 +71,10 @@ class Scheduler:
             raise Crash
         self._judge()
         self.trace.append(f"{actor.name}: {call}")
-        if self._steps or not call.endswith(self._of):
-            self._steps -= call.endswith(self._of)
+        counts = call.endswith(self._of)
+        self._patience -= 1
+        if self._patience and (self._steps or not counts):
+            self._steps -= counts
             return
         self._control.release()
         actor.wake.acquire()
@@ -80,9 +85,10 @@ class Scheduler:
     def run(self, actor: Actor, steps: int, of: str = "") -> None:
         """Let the actor run over `steps` points, at most to its end; raise what was found.
 
-        With `of`, only the points before calls whose names end so are counted, and stopped at.
+        With `of`, only the points before calls whose names end so are counted, and stopped at;
+        a paused rollout asks for ever, so there is an end to waiting for them.
         """
-        self._steps, self._of = steps, of
+        self._steps, self._of, self._patience = steps, of, max(steps, PATIENCE)
         if actor.thread is None:
             actor.thread = threading.Thread(target=self._play, args=(actor,), daemon=True)
             actor.thread.start()
@@ -124,6 +130,7 @@ class Scheduler:
 
     def _judge(self) -> None:
         try:
+            assert len(self.trace) < POINTS_AT_MOST, "this never ends"
             self._check()
         except BaseException as error:
             self._violation = self._violation or error

@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from shared.domain.deployment import Deployment, Status
-from tests.unit.play import FAULTS, MODEL, SERVICE, Play
+from tests.unit.play import FAULTS, HEALTHY, Play
 from tests.unit.scheduling import Actor
+from tests.unit.stepping import MODEL, SERVICE
 
 EXPLORE = int(os.environ.get("TURNOUT_EXPLORE", "0"))
 ACTORS_AT_MOST = 14
@@ -47,6 +48,7 @@ class Then(StrEnum):
     END_EXECUTION = "end execution"
     BY_HAND = "by hand"
     SAY = "say"
+    STRAY = "stray call"
 
 
 Move = tuple[tuple[int, str], Then, int]
@@ -58,7 +60,7 @@ CALLS = ["", "commit", "write_traffic", "state.model", "cloud_run.service", "ans
 stops = st.tuples(st.integers(0, 12), st.sampled_from(CALLS)) | st.tuples(
     st.integers(0, 170), st.just("")
 )
-moves = st.tuples(stops, st.sampled_from(Then), st.integers(0, 5))
+moves = st.tuples(stops, st.sampled_from(Then), st.integers(0, 9))
 scripts = st.lists(moves, min_size=4, max_size=24)
 
 
@@ -93,9 +95,11 @@ def _next(play: Play, current: Actor | None, then: Then, choice: int) -> Actor |
     if len(alive) >= ACTORS_AT_MOST:
         return current
     if then is Then.ROLL_BACK:
-        return play.roll_back(choice or None)
+        return play.roll_back(choice % 5 or None)
     if then is Then.SAY:
         return play.say(choice)
+    if then is Then.STRAY:
+        return play.stray(choice)
     if then is Then.CANCEL:
         return play.cancel(choice)
     if then is Then.RECONCILE:
@@ -112,7 +116,7 @@ def _next(play: Play, current: Actor | None, then: Then, choice: int) -> Actor |
 
 @contextlib.contextmanager
 def playing(
-    history: int = 2, fault: str = "healthy", starts_after: int = 0, serves_after: int = 0
+    history: int = 2, fault: str = HEALTHY, starts_after: int = 0, serves_after: int = 0
 ) -> Iterator[Play]:
     """Give a play that began with `history` active versions; what fails shows its trace."""
     play = Play(fault, starts_after, serves_after)
@@ -151,7 +155,7 @@ def played(script: list[Move], **world: Any) -> Play:
 @given(
     script=scripts,
     history=st.integers(0, 2),
-    fault=st.sampled_from(["healthy", "healthy", "healthy", *FAULTS]),
+    fault=st.just(HEALTHY) | st.sampled_from(FAULTS),
     starts_after=st.integers(0, 1),
     serves_after=st.integers(0, 2),
 )
@@ -180,7 +184,7 @@ def test_undisturbed_rollout_ends_active() -> None:
     assert newest(played([], history=1)).status is Status.ACTIVE
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "healthy"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_model_ends_failed_with_its_reason(fault: str) -> None:
     ended = newest(played([], history=1, fault=fault))
     assert ended.status is Status.FAILED
@@ -240,6 +244,23 @@ def test_rollback_that_died_half_way_is_completed_by_asking_again_and_goes_no_fu
             play.roll_back()
             play.quiet_down()
         assert play.served == {revision(1 if was_complete else 2): 100}, point
+
+
+@pytest.mark.parametrize(
+    ("then", "choice"),
+    [
+        pytest.param(Then.ROLL_BACK, 0, id="a rollback"),
+        pytest.param(Then.ROLL_BACK, 1, id="a rollback further back"),
+        pytest.param(Then.CANCEL, 0, id="a cancel"),
+    ],
+)
+def test_rollout_stopped_at_any_call_while_somebody_goes_back_moves_no_traffic_after_it(
+    then: Then, choice: int
+) -> None:
+    for point in range(0, POINTS_OF_A_ROLLOUT, 1 if then is Then.CANCEL or EXPLORE else 2):
+        play = played([ARRIVED, ((point, ""), then, choice)], history=2)
+        gone_back = newest(play).status in (Status.CANCELLED, Status.ROLLED_BACK)
+        assert gone_back or "cancel refused" in str(play.scheduler.trace), point
 
 
 BESIDE = [
