@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,15 @@ class Identity:
         self.public_key = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
+        self._folder = folder
         self._signer = crypt.RSASigner.from_string(pem, key_id="local")
+
+    def secret(self, name: str) -> str:
+        """Return a random secret that stays the same, as Secret Manager would keep it."""
+        path = self._folder / f"{name}.secret"
+        if not path.exists():
+            _write_private(path, secrets.token_hex(32).encode())
+        return path.read_text()
 
     def mint(self, audience: str, email: str) -> str:
         """Return an ID token of one hour for `email`, to be shown to `audience` (a URL)."""

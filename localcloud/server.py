@@ -114,7 +114,12 @@ class LocalCloud:
             TARGETS,
             self._identity,
             self._ports,
-            {**environment, "PYTHONPATH": str(ROOT), "TURNOUT_IDENTITY": "local"},
+            {
+                **environment,
+                "PYTHONPATH": str(ROOT),
+                "TURNOUT_IDENTITY": "local",
+                "TURNOUT_SECRET": self._identity.secret("dashboard"),
+            },
             # A browser has no ID token; the dashboard itself refuses whoever is not here.
             public=["dashboard"],
         )

@@ -9,7 +9,6 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -63,13 +62,11 @@ class Repeatable:
 class Actions:
     """Everything that changes something. `topic` is the training-completed topic."""
 
-    def __init__(
-        self, ports: Ports, records: Records, topic: DeadLetters, secret: Callable[[], str]
-    ) -> None:
+    def __init__(self, ports: Ports, records: Records, topic: DeadLetters, secret: str) -> None:
         self._ports = ports
         self._records = records
         self._topic = topic
-        self._secret = cache(secret)
+        self._secret = secret.encode()
 
     def deploy(
         self, model_id: str, asked: CreateDeployment, who: Who, idempotency_key: str | None = None
@@ -201,7 +198,7 @@ class Actions:
 
     def _derived(self, nonce: str, who: Who, idempotency_key: str) -> str:
         material = "\n".join(("api key", nonce, who.email, idempotency_key))
-        digest = hmac.digest(self._secret().encode(), material.encode(), "sha256")
+        digest = hmac.digest(self._secret, material.encode(), "sha256")
         return urlsafe_b64encode(digest).decode().rstrip("=")
 
     def _note(self, model_id: str, who: Who, action: str, why: str, deployment_id: str) -> None:

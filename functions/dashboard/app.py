@@ -29,16 +29,12 @@ def create_app(
 ) -> flask.Flask:
     """Return the app; `topic` is the training-completed topic. Nothing connects yet."""
     records = Records(client)
-
-    def secret() -> str:
-        return settings.secret or records.secret()
-
     parts = Parts(
         settings,
         identify or identifier(settings),
         Reader(ports, records),
-        Actions(ports, records, topic, secret),
-        Forms(settings, secret),
+        Actions(ports, records, topic, settings.secret),
+        Forms(settings),
     )
     app = api.described_app("functions.dashboard")
     app.config["MAX_CONTENT_LENGTH"] = BODY_AT_MOST

@@ -7,7 +7,6 @@ import binascii
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -198,16 +197,6 @@ class Records:
             return answer
 
         return in_transaction(self._client, keep)
-
-    def secret(self) -> str:
-        """Return the secret that all instances share; the first one to ask creates it."""
-        document = self._client.collection("dashboard").document("secret")
-        found = document.get().to_dict()
-        if found is None:
-            with suppress(AlreadyExists):  # another instance was first: take that one
-                document.create({"value": secrets.token_hex(32)})
-            found = document.get().to_dict() or {}
-        return str(found["value"])
 
     def _numbered(
         self,

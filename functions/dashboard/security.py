@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable
-from functools import cache
 from urllib.parse import urlsplit
 
 import flask
@@ -34,13 +32,10 @@ HEADERS = {
 
 
 class Forms:
-    """Tokens of forms: a signature over the browser's own cookie and the caller's e-mail.
+    """Tokens of forms: a signature over the browser's own cookie and the caller's e-mail."""
 
-    `secret` is the same in all instances; it is asked for once, with the first form.
-    """
-
-    def __init__(self, settings: DashboardSettings, secret: Callable[[], str]) -> None:
-        self._secret = cache(secret)
+    def __init__(self, settings: DashboardSettings) -> None:
+        self._secret = settings.secret.encode()
         # Through the authenticated proxy a browser speaks http with localhost, where not
         # every browser keeps a Secure cookie; the cookie lets nobody in.
         self._secure = settings.mode is IdentityMode.IAP
@@ -72,7 +67,7 @@ class Forms:
 
     def _signed(self, cookie: str) -> str:
         material = f"form\n{cookie}\n{who().email}"
-        return hmac.new(self._secret().encode(), material.encode(), "sha256").hexdigest()
+        return hmac.new(self._secret, material.encode(), "sha256").hexdigest()
 
 
 def check_origin(request: flask.Request, settings: DashboardSettings) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 GOOGLE_CERTS_URL = "https://www.googleapis.com/oauth2/v1/certs"
 IAP_CERTS_URL = "https://www.gstatic.com/iap/verify/public_key"
+SHORTEST_SECRET = 32
 
 
 class IdentityMode(StrEnum):
@@ -26,7 +28,8 @@ class DashboardSettings:
     `admins`, `deployers` and `viewers` hold e-mails or `domain:example.com`; without
     `viewers` everybody whom Google lets in may read. `on_cloud_run` is Cloud Run's own
     word. `forwarded_hops` counts the entries that Google appends to X-Forwarded-For.
-    `origins` are further origins that the pages are reached under.
+    `origins` are further origins that the pages are reached under. `secret` signs forms
+    and derives repeated API keys; all instances must have the same.
     """
 
     mode: IdentityMode = IdentityMode.IAM
@@ -38,7 +41,7 @@ class DashboardSettings:
     on_cloud_run: bool = False
     forwarded_hops: int = 0
     origins: frozenset[str] = frozenset()
-    secret: str = ""
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None) -> DashboardSettings:
@@ -55,6 +58,12 @@ class DashboardSettings:
         audiences = _listed(values, "TURNOUT_IAP_AUDIENCE" if iap else "TURNOUT_AUDIENCE")
         if iap and not audiences:
             raise ValueError("set TURNOUT_IAP_AUDIENCE: without it any project's IAP could sign")
+        secret = values.get("TURNOUT_SECRET", "")
+        if len(secret) < SHORTEST_SECRET:
+            raise ValueError(
+                f"set TURNOUT_SECRET to {SHORTEST_SECRET} random characters or more, the same in "
+                "all instances (in production from Secret Manager)"
+            )
         return DashboardSettings(
             mode=mode,
             admins=_members(values, "TURNOUT_ADMINS"),
@@ -66,7 +75,7 @@ class DashboardSettings:
             on_cloud_run=on_cloud_run,
             forwarded_hops=int(values.get("TURNOUT_FORWARDED_HOPS") or (1 if on_cloud_run else 0)),
             origins=_listed(values, "TURNOUT_ORIGINS"),
-            secret=values.get("TURNOUT_SECRET", ""),
+            secret=secret,
         )
 
 

@@ -30,6 +30,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "TURNOUT_GRPC_EMULATOR_HOST": address,
             "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9",
             "TURNOUT_IDENTITY": "local",
+            "TURNOUT_SECRET": "0123456789abcdef" * 4,
             "PYTHONPATH": str(ROOT),
         }
         host = FunctionsHost(

@@ -272,17 +272,21 @@ class TestKeysOfGoogle:
         ({"TURNOUT_IDENTITY": "iap"}, "TURNOUT_IAP_AUDIENCE"),
         ({"TURNOUT_ADMINS": "ada"}, "TURNOUT_ADMINS"),
         ({"TURNOUT_ADMINS": "domain:"}, "TURNOUT_ADMINS"),
+        ({"TURNOUT_SECRET": ""}, "TURNOUT_SECRET"),
+        ({"TURNOUT_SECRET": "guessable"}, "TURNOUT_SECRET"),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(
     environment: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        DashboardSettings.from_environment(environment)
+        DashboardSettings.from_environment({"TURNOUT_SECRET": "s" * 32, **environment})
 
 
-def test_settings_without_anything_are_iam_with_nobody_beyond_viewer() -> None:
-    settings = DashboardSettings.from_environment({"K_SERVICE": "dashboard"})
+def test_settings_with_only_a_secret_are_iam_with_nobody_beyond_viewer() -> None:
+    settings = DashboardSettings.from_environment(
+        {"K_SERVICE": "dashboard", "TURNOUT_SECRET": "s" * 32}
+    )
     assert settings.mode is IdentityMode.IAM
     assert settings.forwarded_hops == 1
     assert role_of("ada@example.com", "example.com", settings) == "viewer"
