@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 from functions.entry import respond
 from functions.steps import edit, step
 from shared.domain.deployment import Deployment, StepName
-from shared.errors import HealthCheckFailed, Unavailable
+from shared.errors import Conflict, HealthCheckFailed, Unavailable
 from shared.messages import CheckHealth
 from shared.ports import Ports
 from shared.wiring import ports
@@ -35,7 +35,7 @@ def check(command: CheckHealth, ports: Ports) -> dict[str, Any]:
     afterwards, and only then, the revision may be given traffic.
     """
     with step(command, StepName.HEALTH_CHECKS, ports) as (deployment, recorder):
-        url = ports.cloud_run.service(deployment.config.service).tag_urls[deployment.tag]
+        url = _tag_url(deployment, ports)
         health = _wait_until_healthy(url, ports)
         _check_identity(deployment, health)
         golden = deployment.config.golden_customers
@@ -74,6 +74,16 @@ def check_answer(customer: str, answer: Any, expected: int) -> None:
 
 def _name(customer: str) -> str:
     return "the unknown customer" if customer == UNKNOWN_CUSTOMER else f"customer {customer!r}"
+
+
+def _tag_url(deployment: Deployment, ports: Ports) -> str:
+    urls = ports.cloud_run.service(deployment.config.service).tag_urls
+    if deployment.tag not in urls:
+        raise Conflict(
+            f"{deployment.config.service!r} has no tag {deployment.tag!r} to ask {deployment.name} "
+            "at: its revision is not created yet, or somebody removed the tag"
+        )
+    return urls[deployment.tag]
 
 
 def _wait_until_healthy(url: str, ports: Ports) -> Mapping[str, Any]:

@@ -9,9 +9,9 @@ import pytest
 
 from functions.check_health import READY_WITHIN_S, check_answer
 from shared.domain.deployment import StepName, StepState
-from shared.errors import HealthCheckFailed, Unavailable
+from shared.errors import Conflict, HealthCheckFailed, Unavailable
 from tests.fakes import Behaviour, World
-from tests.unit.stepping import advance, new_world, publish, step
+from tests.unit.stepping import SERVICE, advance, new_world, publish, step
 
 NAME = "movies-1-auto"
 
@@ -103,6 +103,13 @@ def test_passing_fault_may_be_tried_again(world: World, status: int) -> None:
     assert found.steps[StepName.HEALTH_CHECKS.value].state is StepState.RUNNING
     world.predictions.behaviours[1] = Behaviour()
     step(world, "check", NAME)
+
+
+def test_candidate_whose_tag_is_gone_cannot_be_asked(world: World) -> None:
+    world.cloud_run.services[SERVICE].tags.clear()
+    with pytest.raises(Conflict, match="removed the tag"):
+        step(world, "check", NAME)
+    assert not world.state.deployment(NAME).healthy
 
 
 def test_model_with_few_products_is_asked_for_no_more_than_it_has(world: World) -> None:

@@ -10,7 +10,7 @@ from functions.on_training_completed import receive
 from shared.domain.deployment import Status
 from shared.domain.model import Book, abort, release
 from tests.fakes import World
-from tests.unit.stepping import MODEL, advance, message, new_world, publish, roll_out, train
+from tests.unit.stepping import MODEL, NOW, advance, message, new_world, publish, roll_out, train
 
 
 @pytest.fixture
@@ -82,6 +82,20 @@ def test_run_that_is_not_better_is_listed_and_stays_so_whatever_goes_live_later(
     run = world.state.run("movies-2")
     assert run
     assert "0.1000 against 0.4100 live" in run["decisions"]["auto"]["why"]
+
+
+def test_delivery_that_decides_at_the_same_time_obeys_the_first_decision(world: World) -> None:
+    class Slower:
+        """State in which another delivery of the message decides right before this one."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == "decide":
+                no = {"deploy": False, "why": "not better", "at": NOW}
+                world.state.decide("movies-1", "auto", no)
+            return getattr(world.state, name)
+
+    assert receive(message(), "m", world.ports(state=Slower())) == "listed"
+    assert world.state.deployments(MODEL) == []
 
 
 def test_listed_run_is_deployed_by_another_request(world: World) -> None:
