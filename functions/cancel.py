@@ -45,5 +45,11 @@ def cancel(request: flask.Request) -> ResponseReturnValue:
     return respond(
         Cancel,
         request,
-        lambda command: stop(command, command.requested_by or caller(request), ports()),
+        # `requested_by` is only said; who called is what the platform checked.
+        lambda command: stop(
+            command,
+            command.requested_by or caller(request),
+            ports(),
+            f"function, called by {caller(request)}",
+        ),
     )

@@ -113,5 +113,11 @@ def roll_back(request: flask.Request) -> ResponseReturnValue:
     return respond(
         RollBack,
         request,
-        lambda command: go_back(command, command.requested_by or caller(request), ports()),
+        # `requested_by` is only said; who called is what the platform checked.
+        lambda command: go_back(
+            command,
+            command.requested_by or caller(request),
+            ports(),
+            f"function, called by {caller(request)}",
+        ),
     )
