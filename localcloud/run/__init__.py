@@ -1,4 +1,4 @@
-"""Cloud Run on one machine: services and revisions whose instances are local processes."""
+"""Cloud Run on one machine: services and jobs whose instances and tasks are local processes."""
 
 from localcloud.run.cloud_run import CloudRun
 from localcloud.run.measurement import Measurement

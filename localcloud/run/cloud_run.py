@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Any, TypeVar
 
 import grpc
 
+from localcloud.database import Database
 from localcloud.ports import Ports
+from localcloud.run import jobs, store
 from localcloud.run.control import Control
 from localcloud.run.fleet import Fleet
 from localcloud.run.measurement import Listener, Measurement
@@ -21,6 +24,7 @@ from localcloud.run.plan import Failure, RevisionPlan, ServicePlan, revision_pla
 from localcloud.run.policy import Policies
 from localcloud.run.process import Image, Processes
 from localcloud.run.reconciler import Reconciler
+from localcloud.run.refuse import RefuseTheRest
 from localcloud.run.store import RevisionRecord, ServiceRecord, Store
 from localcloud.run.traffic import Route
 from localcloud.run.transport import Transport
@@ -28,13 +32,14 @@ from localcloud.run.transport import Transport
 IDLE_TIMEOUT_S = 15 * 60.0
 PENDING_TIMEOUT_S = 120.0
 _APPLY_TIMEOUT_S = 60.0
+_OURS = ("/google.cloud.run.", "/google.longrunning.Operations/")
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
 class CloudRun:
-    """Services and revisions as `google.cloud.run_v2` knows them, run as local processes.
+    """Services, revisions and jobs as `google.cloud.run_v2` knows them, run as local processes.
 
     `images` maps image references to what stands for them here; a revision of an image that
     is not in it fails with CONTAINER_MISSING. `environment` is given to every instance.
@@ -43,7 +48,8 @@ class CloudRun:
     A revision that nothing leads to keeps its instance for `idle_timeout_s` after it became
     ready, loses it at once after traffic was taken away, and a tagged one without a share
     after `idle_timeout_s` without requests. A request waits for a starting instance up to
-    `pending_timeout_s`.
+    `pending_timeout_s`. At most `task_slots` tasks of jobs run at once, without it as many as
+    the machine has CPUs.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class CloudRun:
         *,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         pending_timeout_s: float = PENDING_TIMEOUT_S,
+        task_slots: int | None = None,
     ) -> None:
         self.project = project
         self.region = region
@@ -70,12 +77,25 @@ class CloudRun:
         self._pending_timeout_s = pending_timeout_s
         self._listeners: list[Listener] = []
         self._location = Location(project, region)
-        self._store = Store(folder / "run.db")
+        self._database = Database(folder / "run.db", store.SCHEMA + jobs.SCHEMA)
+        self._store = Store(self._database)
         self._policies = Policies(self._store)
         self._reconciler = Reconciler(self._store, self._location, self._apply, self._remove)
         control = Control(self._store, self._location, self._reconciler)
         self._transport = Transport(control, self._reconciler, self._policies, self._location)
         self._processes = Processes(self._store)
+        self._jobs = jobs.Jobs(
+            self._database,
+            self._store,
+            self._processes,
+            self._location,
+            images,
+            environment,
+            folder / "logs",
+            task_slots or _cpus(),
+            self._reconciler.announce,
+            self._in_loop,
+        )
         self._fleet: Fleet | None = None
         self._deployments: queue.SimpleQueue[tuple[str, Failure | None] | None] = (
             queue.SimpleQueue()
@@ -83,12 +103,16 @@ class CloudRun:
         self._worker: threading.Thread | None = None
 
     def grpc_handlers(self) -> Sequence[grpc.GenericRpcHandler[Any, Any]]:
-        """Return the handlers of Services, Revisions and Operations.
+        """Return the handlers of Services, Revisions, Jobs, Executions, Tasks and Operations.
 
         The last one refuses every other method of google.cloud.run and of Operations by name:
         register it after any other server of google.longrunning.Operations.
         """
-        return self._transport.handlers()
+        return [
+            *self._transport.handlers(),
+            *self._jobs.handlers(),
+            RefuseTheRest(_OURS, "local Cloud Run"),
+        ]
 
     def subscribe(self, listener: Listener) -> None:
         """Have every measured request told to `listener`, in the loop: it must not block."""
@@ -104,18 +128,19 @@ class CloudRun:
         self._worker = threading.Thread(target=self._work, name="cloud-run", daemon=True)
         self._worker.start()
         self._reconciler.reconcile_all()
+        self._jobs.start()
 
     def stop(self) -> None:
-        """Finish the requests in flight and end every instance; deployments resume at `start`."""
+        """Finish the requests in flight, end every process; the unfinished goes on at `start`."""
         if self._worker is not None:
             self._deployments.put(None)
             self._worker.join()
             self._worker = None
         if self._fleet is not None:
-            self._in_loop(self._fleet.close(), timeout_s=None)
+            self._in_loop(self._end_all(self._fleet), timeout_s=None)
             self._fleet = None
         self._processes.close()
-        self._store.close()
+        self._database.close()
 
     async def _new_fleet(self) -> Fleet:
         return Fleet(
@@ -126,6 +151,9 @@ class CloudRun:
             self._idle_timeout_s,
             self._pending_timeout_s,
         )
+
+    async def _end_all(self, fleet: Fleet) -> None:
+        await asyncio.gather(fleet.close(), self._jobs.stop())
 
     def _measured(self, measurement: Measurement) -> None:
         for listener in self._listeners:
@@ -176,3 +204,10 @@ class CloudRun:
         self, work: Coroutine[Any, Any, _T], timeout_s: float | None = _APPLY_TIMEOUT_S
     ) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

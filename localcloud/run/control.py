@@ -11,8 +11,8 @@ import grpc
 from google.longrunning import operations_pb2
 
 from localcloud.run import specification
-from localcloud.run.errors import AlreadyExists, EtagConflict, FailedPrecondition, NotFound
-from localcloud.run.messages import FAILED, RECONCILING, Revision, Service, condition, now
+from localcloud.run.errors import AlreadyExists, FailedPrecondition, NotFound, check_etag
+from localcloud.run.messages import FAILED, RECONCILING, Service, condition, now
 from localcloud.run.names import Location, check_service_id
 from localcloud.run.reconcile import Verdict
 from localcloud.run.reconciler import Reconciler, end
@@ -62,7 +62,7 @@ class Control:
                     raise NotFound(given.name)
                 check_service_id(service_id)
                 record = self._new_record(service_id)
-            self._check_etag(given, record.service)
+            check_etag(given.name, given.etag, record.service.etag)
             spec = specification.merged(record.service, given, paths)
             operation = self._write(record, spec, validate_only)
         return self._settled(service_id, operation, validate_only)
@@ -79,7 +79,7 @@ class Control:
     def _forget(self, service_id: str, name: str, etag: str, validate_only: bool) -> Any:
         with self._store.transaction():
             record = self._existing(service_id)
-            self._check_etag(Service(name=name, etag=etag), record.service)
+            check_etag(name, etag, record.service.etag)
             record.service.delete_time.CopyFrom(now())
             operation = self._operation(record, "")
             operation.operation.done = True
@@ -117,7 +117,7 @@ class Control:
         """Delete a revision that nothing leads to; return the operation, which is done."""
         with self._store.transaction():
             revision = self._existing_revision(name)
-            self._check_etag(Revision(name=name, etag=etag), revision.revision)
+            check_etag(name, etag, revision.revision.etag)
             record = self._existing(revision.service_id)
             self._check_unused(revision.name, record)
             revision.revision.delete_time.CopyFrom(now())
@@ -226,8 +226,3 @@ class Control:
         if record is None or record.state == "deleted" or record.service_id != service_id:
             raise NotFound(name)
         return record
-
-    @staticmethod
-    def _check_etag(given: Any, current: Any) -> None:
-        if given.etag and given.etag != current.etag:
-            raise EtagConflict(given.name, given.etag, current.etag)

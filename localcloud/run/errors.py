@@ -55,3 +55,9 @@ class EtagConflict(RunError):
 
 class FailedPrecondition(RunError):
     code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+def check_etag(name: str, given: str, current: str) -> None:
+    """Raise EtagConflict unless `given` is empty or the resource's current etag."""
+    if given and given != current:
+        raise EtagConflict(name, given, current)

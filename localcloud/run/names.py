@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from localcloud.run.errors import InvalidArgument, NotFound
 
 SERVICE_ID_LENGTH = 49
+JOB_ID_LENGTH = 49
 REVISION_NAME_LENGTH = 63
 TAG_MIN_LENGTH = 3
 TAG_AND_SERVICE_LENGTH = 46
@@ -33,6 +34,12 @@ class Location:
     def revision(self, service_id: str, revision_id: str) -> str:
         return f"{self.service(service_id)}/revisions/{revision_id}"
 
+    def job(self, job_id: str) -> str:
+        return f"{self.name}/jobs/{job_id}"
+
+    def execution(self, job_id: str, execution_id: str) -> str:
+        return f"{self.job(job_id)}/executions/{execution_id}"
+
     def operation(self, operation_id: str) -> str:
         return f"{self.name}/operations/{operation_id}"
 
@@ -47,13 +54,35 @@ class Location:
 
     def service_ids(self, parent: str) -> str | None:
         """Return the service of a revisions' parent, None for `services/-` (all of them)."""
-        found = self._parts(parent, "services")[0]
-        return None if found == "-" else found
+        return _all_if_dash(self._parts(parent, "services")[0])
 
     def revision_ids(self, name: str) -> tuple[str, str]:
         """Return (service id, revision id) of a revision's full name."""
         service, revision = self._parts(name, "services", "revisions")
         return service, revision
+
+    def job_id(self, name: str) -> str:
+        """Return the id in a job's full name."""
+        return self._parts(name, "jobs")[0]
+
+    def job_ids(self, parent: str) -> str | None:
+        """Return the job of an executions' parent, None for `jobs/-` (all of them)."""
+        return _all_if_dash(self._parts(parent, "jobs")[0])
+
+    def execution_ids(self, name: str) -> tuple[str, str]:
+        """Return (job id, execution id) of an execution's full name."""
+        job, execution = self._parts(name, "jobs", "executions")
+        return job, execution
+
+    def executions_ids(self, parent: str) -> tuple[str | None, str | None]:
+        """Return (job, execution) of a tasks' parent, None for a `-` (all of them)."""
+        job, execution = self._parts(parent, "jobs", "executions")
+        return _all_if_dash(job), _all_if_dash(execution)
+
+    def task_ids(self, name: str) -> tuple[str, str, str]:
+        """Return (job id, execution id, task id) of a task's full name."""
+        job, execution, task = self._parts(name, "jobs", "executions", "tasks")
+        return job, execution, task
 
     def _parts(self, name: str, *collections: str) -> list[str]:
         pieces = name.split("/")
@@ -65,12 +94,25 @@ class Location:
         return pieces[5::2]
 
 
+def _all_if_dash(part: str) -> str | None:
+    return None if part == "-" else part
+
+
 def check_service_id(service_id: str) -> None:
     """Raise InvalidArgument unless `service_id` may name a service."""
-    if not _LABEL.fullmatch(service_id) or len(service_id) > SERVICE_ID_LENGTH:
+    _check_id("service_id", service_id, SERVICE_ID_LENGTH)
+
+
+def check_job_id(job_id: str) -> None:
+    """Raise InvalidArgument unless `job_id` may name a job."""
+    _check_id("job_id", job_id, JOB_ID_LENGTH)
+
+
+def _check_id(field: str, given: str, length: int) -> None:
+    if not _LABEL.fullmatch(given) or len(given) > length:
         raise InvalidArgument(
-            f"service_id {service_id!r}: use lower case letters, digits and hyphens, begin with a "
-            f"letter, do not end with a hyphen, at most {SERVICE_ID_LENGTH} characters"
+            f"{field} {given!r}: use lower case letters, digits and hyphens, begin with a "
+            f"letter, do not end with a hyphen, at most {length} characters"
         )
 
 

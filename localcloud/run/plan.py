@@ -58,36 +58,49 @@ def revision_plan(
     environment: Mapping[str, str],
     logs: Path,
 ) -> RevisionPlan:
-    """Return how to run a completed template.
-
-    The container's own variables win over the local cloud's, those over the image's.
-    """
+    """Return how to run a completed template."""
     container = template.containers[0]
-    image = images.get(container.image)
-    launch = None
-    if image is not None:
-        entry = tuple(container.command) or tuple(image.command)
-        launch = Launch(
-            command=entry + tuple(container.args),
-            cwd=Path(container.working_dir) if container.working_dir else image.cwd,
-            environment={
-                **base_environment(),
-                **(image.environment or {}),
-                **environment,
-                **{variable.name: variable.value for variable in container.env},
-                "K_SERVICE": service_id,
-                "K_REVISION": name,
-                "K_CONFIGURATION": service_id,
-            },
-            log=logs / f"{name}.log",
-        )
+    own = {"K_SERVICE": service_id, "K_REVISION": name, "K_CONFIGURATION": service_id}
     return RevisionPlan(
         name=name,
         image=container.image,
-        launch=launch,
+        launch=container_launch(container, images, environment, own, logs / f"{name}.log"),
         probe=startup_probe(container.startup_probe),
         request_timeout_s=template.timeout.seconds + template.timeout.nanos / 1e9,
         concurrency=template.max_instance_request_concurrency,
         min_instances=template.scaling.min_instance_count,
         memory_bytes=int(quantity(container.resources.limits["memory"])),
+    )
+
+
+def container_launch(
+    container: Any,
+    images: Mapping[str, Image],
+    environment: Mapping[str, str],
+    own: Mapping[str, str],
+    log: Path,
+    listens: bool = True,
+) -> Launch | None:
+    """Return how to start a container, None when its image is unknown here.
+
+    Its command replaces the image's entry point, its arguments follow. `own` holds what only
+    Cloud Run sets and wins over all; then the container's variables, the local cloud's in
+    `environment`, the image's.
+    """
+    image = images.get(container.image)
+    if image is None:
+        return None
+    entry = tuple(container.command) or tuple(image.command)
+    return Launch(
+        command=entry + tuple(container.args),
+        cwd=Path(container.working_dir) if container.working_dir else image.cwd,
+        environment={
+            **base_environment(),
+            **(image.environment or {}),
+            **environment,
+            **{variable.name: variable.value for variable in container.env},
+            **own,
+        },
+        log=log,
+        listens=listens,
     )

@@ -45,12 +45,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Launch:
-    """Everything a process is started with, but its port."""
+    """Everything a process is started with, but its port; a job's task `listens` on none."""
 
     command: tuple[str, ...]
     cwd: Path | None
     environment: Mapping[str, str]
     log: Path
+    listens: bool = True
 
 
 class Guard:
@@ -87,7 +88,7 @@ class Guard:
 
 
 class Process:
-    """One started process, listening (soon) on `port` of the loopback interface."""
+    """One started process, listening (soon) on `port` of the loopback interface; 0: on none."""
 
     def __init__(
         self, child: asyncio.subprocess.Process, port: int, log: Path, log_from: int
@@ -155,12 +156,15 @@ class Processes:
             self._guard.close()
             self._guard = None
 
-    async def start(self, revision: str, launch: Launch) -> Process:
-        """Start a process on a free port; OSError when its folder or Python is missing."""
+    async def start(self, owner: str, launch: Launch) -> Process:
+        """Start a process of a revision or an execution, on a free port if it is to listen.
+
+        OSError when its folder or Python is missing.
+        """
         assert self._guard is not None, "start() the local Cloud Run first"
         if launch.cwd is not None and not launch.cwd.is_dir():
             raise FileNotFoundError(f"the working folder {launch.cwd} does not exist")
-        port = free_port()
+        port = free_port() if launch.listens else 0
         _rotate(launch.log)
         with launch.log.open("ab") as log:
             child = await asyncio.create_subprocess_exec(
@@ -171,7 +175,7 @@ class Processes:
                 str(os.getpid()),
                 *launch.command,
                 cwd=launch.cwd,
-                env={**launch.environment, "PORT": str(port)},
+                env={**launch.environment, **({"PORT": str(port)} if port else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -183,7 +187,7 @@ class Processes:
         process = Process(child, port, launch.log, log_from)
         with contextlib.suppress(psutil.Error):
             started = psutil.Process(child.pid).create_time()
-            record = ProcessRecord(child.pid, started, revision)
+            record = ProcessRecord(child.pid, started, owner)
             await asyncio.to_thread(self._store.put_process, record)
         return process
 
@@ -230,7 +234,8 @@ def kill_leftover(left: ProcessRecord) -> None:
     for member in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             in_group = os.getpgid(member.pid) == left.pid
-            if in_group and member.environ().get("K_REVISION") == left.revision:
+            seen = member.environ() if in_group else {}
+            if left.owner in (seen.get("K_REVISION"), seen.get("CLOUD_RUN_EXECUTION")):
                 member.kill()
 
 

@@ -55,7 +55,7 @@ class Reconciler:
     def remove(self, service_id: str) -> None:
         """Take down a service that the store has forgotten."""
         self._remove(service_id)
-        self._announce()
+        self.announce()
 
     def deployed(self, revision: str, failure: Failure | None) -> None:
         """Record how a new revision's first instance did, then reconcile its service."""
@@ -101,7 +101,7 @@ class Reconciler:
                 self._show_status(current, status, record.service.generation, urls)
                 self._store.put_service(current)
                 self._end_operations(current, status, revisions)
-        self._announce()
+        self.announce()
 
     def _show_status(
         self, record: ServiceRecord, status: Status, generation: int, urls: Mapping[str, str]
@@ -164,7 +164,8 @@ class Reconciler:
                 end(waiting.operation, verdict)
             self._store.put_operation(waiting)
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Let those look again who wait for an operation."""
         with self._progress:
             self._progress.notify_all()
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -16,7 +15,7 @@ from localcloud.run.messages import Revision, RevisionTemplate, Service
 from localcloud.run.reconcile import RevisionFact
 from localcloud.run.traffic import Route
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS services (
     id TEXT PRIMARY KEY,
     service BLOB NOT NULL,
@@ -39,14 +38,18 @@ CREATE TABLE IF NOT EXISTS revisions (
 CREATE TABLE IF NOT EXISTS operations (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
-    service_id TEXT NOT NULL,
+    service_id TEXT NOT NULL,       -- for a job's: jobs/JOB
     generation INTEGER NOT NULL,
-    revision TEXT NOT NULL,         -- the one this operation made, or ''
+    revision TEXT NOT NULL,         -- the one this operation made, or ''; a job's: the execution
     done INTEGER NOT NULL,
     operation BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS policies (service_id TEXT PRIMARY KEY, policy BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS processes (pid INTEGER PRIMARY KEY, started REAL, revision TEXT);
+CREATE TABLE IF NOT EXISTS processes (
+    pid INTEGER PRIMARY KEY,
+    started REAL,
+    revision TEXT                   -- or the execution whose task it is
+);
 """
 
 
@@ -83,7 +86,10 @@ class RevisionRecord:
 
 @dataclass
 class OperationRecord:
-    """A long-running operation and what it waits for."""
+    """A long-running operation and what it waits for.
+
+    One of a job has `jobs/JOB` for its service and the execution for its revision.
+    """
 
     service_id: str
     generation: int
@@ -93,25 +99,25 @@ class OperationRecord:
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """A process of an earlier run; `started` (Unix time, s) tells it from a reused pid."""
+    """A process of an earlier run; `started` (Unix time, s) tells it from a reused pid.
+
+    Its `owner` is the revision or the execution that it ran for.
+    """
 
     pid: int
     started: float
-    revision: str
+    owner: str
 
 
 class Store:
     """The tables; every method is one statement, callers group them with `transaction`."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = Database(path, _SCHEMA)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Hold the writer: what is read inside is true until the commit."""
         return self._database.transaction()
-
-    def close(self) -> None:
-        self._database.close()
 
     # -- services
 
@@ -239,7 +245,7 @@ class Store:
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO processes VALUES (?, ?, ?)",
-                (process.pid, process.started, process.revision),
+                (process.pid, process.started, process.owner),
             )
 
     def delete_process(self, pid: int) -> None:

@@ -39,7 +39,7 @@ _UNSUPPORTED_IN_TEMPLATE = (
     "node_selector",
     "gpu_zonal_redundancy_disabled",
 )
-_UNSUPPORTED_IN_CONTAINER = (
+UNSUPPORTED_IN_CONTAINER = (
     "source_code",
     "volume_mounts",
     "liveness_probe",
@@ -119,11 +119,16 @@ def completed(template: Any) -> Any:
     return full
 
 
+def complete_limits(container: Any) -> None:
+    """Fill in the CPU and memory that Cloud Run gives a container that names none."""
+    container.resources.limits.setdefault("cpu", "1000m")
+    container.resources.limits.setdefault("memory", "512Mi")
+
+
 def _complete_container(container: Any) -> None:
     if not container.HasField("resources"):
         container.resources.cpu_idle = True
-    container.resources.limits.setdefault("cpu", "1000m")
-    container.resources.limits.setdefault("memory", "512Mi")
+    complete_limits(container)
     if not container.ports:
         container.ports.add(name="http1", container_port=DEFAULT_PORT)
     for port in container.ports:
@@ -163,15 +168,29 @@ def check(service_id: str, template: Any) -> None:
     least, most = template.scaling.min_instance_count, template.scaling.max_instance_count
     if least < 0 or most < 0 or (most and least > most):
         raise InvalidArgument(f"template.scaling: min {least}, max {most} is not a range")
+    container = only_container(template)
+    refuse_set_fields(container, UNSUPPORTED_IN_CONTAINER, "container.")
+    check_container(container, RESERVED_ENVIRONMENT)
+    if len(container.ports) > 1:
+        raise InvalidArgument("container.ports must hold one port")
+    if container.ports[0].name != "http1":
+        raise Unsupported(f"container.ports name {container.ports[0].name!r} (HTTP/2)", "use http1")
+    if not 1 <= container.ports[0].container_port <= 65535:
+        raise InvalidArgument("container.ports: container_port must be 1 to 65535")
+    _check_startup_probe(container.startup_probe, container.ports[0].container_port)
+
+
+def only_container(template: Any) -> Any:
+    """Return the template's one container."""
     if not template.containers:
         raise InvalidArgument("template.containers must hold one container")
     if len(template.containers) > 1:
         raise Unsupported("more than one container (sidecars)")
-    _check_container(template.containers[0])
+    return template.containers[0]
 
 
-def _check_container(container: Any) -> None:
-    refuse_set_fields(container, _UNSUPPORTED_IN_CONTAINER, "container.")
+def check_container(container: Any, reserved_environment: frozenset[str]) -> None:
+    """Raise unless the image, the limits and the variables of a container can be had here."""
     if not container.image:
         raise InvalidArgument("container.image is required")
     for name, text in container.resources.limits.items():
@@ -182,20 +201,13 @@ def _check_container(container: Any) -> None:
         if variable.HasField("value_source"):
             raise Unsupported(f"container.env {variable.name!r}: value_source (secrets)")
     names = [variable.name for variable in container.env]
-    if reserved := RESERVED_ENVIRONMENT.intersection(names):
+    if reserved := reserved_environment.intersection(names):
         raise InvalidArgument(
             f"The following reserved env names were provided: {', '.join(sorted(reserved))}. "
             "These values are automatically set by the system."
         )
     if twice := {name for name in names if names.count(name) > 1 or not name}:
         raise InvalidArgument(f"container.env names must be given once: {sorted(twice)}")
-    if len(container.ports) > 1:
-        raise InvalidArgument("container.ports must hold one port")
-    if container.ports[0].name != "http1":
-        raise Unsupported(f"container.ports name {container.ports[0].name!r} (HTTP/2)", "use http1")
-    if not 1 <= container.ports[0].container_port <= 65535:
-        raise InvalidArgument("container.ports: container_port must be 1 to 65535")
-    _check_startup_probe(container.startup_probe, container.ports[0].container_port)
 
 
 def _check_startup_probe(probe: Any, port: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -12,17 +12,13 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
 from localcloud.run.control import Control
-from localcloud.run.errors import InvalidArgument, RunError, Unsupported
+from localcloud.run.errors import Unsupported
+from localcloud.run.methods import Method, generic, page_of, refuse_deleted
 from localcloud.run.names import Location
 from localcloud.run.policy import Policies
 from localcloud.run.reconciler import Reconciler
-from localcloud.run.refuse import RefuseTheRest
 
-PAGE_SIZE = 100
 LONGEST_WAIT_S = 60.0
-_OURS = ("/google.cloud.run.", "/google.longrunning.Operations/")
-
-Method = Callable[[Any, grpc.ServicerContext], Any]
 
 
 class Transport:
@@ -104,10 +100,9 @@ class Transport:
             ),
         }
         return [
-            _generic("google.cloud.run.v2.Services", services),
-            _generic("google.cloud.run.v2.Revisions", revisions),
-            _generic("google.longrunning.Operations", operations),
-            RefuseTheRest(_OURS, "local Cloud Run"),
+            generic("google.cloud.run.v2.Services", services),
+            generic("google.cloud.run.v2.Revisions", revisions),
+            generic("google.longrunning.Operations", operations),
         ]
 
     # -- services
@@ -121,8 +116,8 @@ class Transport:
         return self._control.get(request.name)
 
     def _list(self, request: Any, _context: grpc.ServicerContext) -> Any:
-        _refuse_deleted(request)
-        page, token = _page(self._control.all(request.parent), request)
+        refuse_deleted(request)
+        page, token = page_of(self._control.all(request.parent), request)
         return run_v2.ListServicesResponse.pb()(services=page, next_page_token=token)
 
     def _update(self, request: Any, _context: grpc.ServicerContext) -> Any:
@@ -158,8 +153,8 @@ class Transport:
         return self._control.revision(request.name)
 
     def _list_revisions(self, request: Any, _context: grpc.ServicerContext) -> Any:
-        _refuse_deleted(request)
-        page, token = _page(self._control.revisions(request.parent), request)
+        refuse_deleted(request)
+        page, token = page_of(self._control.revisions(request.parent), request)
         return run_v2.ListRevisionsResponse.pb()(revisions=page, next_page_token=token)
 
     def _delete_revision(self, request: Any, _context: grpc.ServicerContext) -> Any:
@@ -181,56 +176,9 @@ class Transport:
     def _list_operations(self, request: Any, _context: grpc.ServicerContext) -> Any:
         if request.filter:
             raise Unsupported("ListOperations filter")
-        page, token = _page(self._control.operations(request.name), request)
+        page, token = page_of(self._control.operations(request.name), request)
         return operations_pb2.ListOperationsResponse(operations=page, next_page_token=token)
 
     def _delete_operation(self, request: Any, _context: grpc.ServicerContext) -> Any:
         self._control.delete_operation(request.name)
         return empty_pb2.Empty()
-
-
-def _refuse_deleted(request: Any) -> None:
-    if request.show_deleted:
-        raise Unsupported("show_deleted (nothing deleted is kept)")
-
-
-def _page(resources: Sequence[Any], request: Any) -> tuple[Sequence[Any], str]:
-    """Return one page and the token of the next; a token is the last name of its page."""
-    if request.page_size < 0:
-        raise InvalidArgument(f"page_size {request.page_size} is negative")
-    begin = 0
-    if request.page_token:
-        names = [resource.name for resource in resources]
-        if request.page_token not in names:
-            raise InvalidArgument("page_token is not valid any more; list from the beginning")
-        begin = names.index(request.page_token) + 1
-    end = begin + min(request.page_size or PAGE_SIZE, PAGE_SIZE)
-    page = resources[begin:end]
-    return page, page[-1].name if end < len(resources) else ""
-
-
-def _generic(
-    service: str, methods: Mapping[str, tuple[Method, Any, Any]]
-) -> grpc.GenericRpcHandler[Any, Any]:
-    handler: grpc.GenericRpcHandler[Any, Any] = grpc.method_handlers_generic_handler(
-        service,
-        {
-            name: grpc.unary_unary_rpc_method_handler(
-                _refusing(method),
-                request_deserializer=request.FromString,
-                response_serializer=response.SerializeToString,
-            )
-            for name, (method, request, response) in methods.items()
-        },
-    )
-    return handler
-
-
-def _refusing(method: Method) -> Method:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return method(request, context)
-        except RunError as error:
-            context.abort(error.code, str(error))
-
-    return call

@@ -122,22 +122,63 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown
 server.serve_forever()
 """
 
+# One attempt of a job's task: it leaves a file that says who it was, then does as it is told.
+TASK = """
+import json, os, pathlib, signal, sys, time
+
+who = {name: os.environ.get("CLOUD_RUN_" + name) for name in
+       ("JOB", "EXECUTION", "TASK_INDEX", "TASK_ATTEMPT", "TASK_COUNT")}
+attempt, index = int(who["TASK_ATTEMPT"]), who["TASK_INDEX"]
+seen = pathlib.Path("seen")
+seen.mkdir(exist_ok=True)
+began = time.monotonic()
+
+def tell():
+    name = "-".join((who["EXECUTION"], index, str(attempt)))
+    (seen / (name + ".new")).write_text(json.dumps({
+        **who, "pid": os.getpid(), "env": dict(os.environ), "argv": sys.argv[1:],
+        "began": began, "ended": time.monotonic(),
+    }))
+    (seen / (name + ".new")).rename(seen / (name + ".json"))
+
+def terminated(*_):
+    print("terminated", flush=True)
+    if not os.environ.get("DEAF"):
+        sys.exit(0)
+
+signal.signal(signal.SIGTERM, terminated)
+print("attempt", attempt, flush=True)
+tell()
+block = bytearray(int(os.environ.get("EAT_BYTES", "0")))
+while not pathlib.Path(os.environ.get("WAIT_FOR", ".")).exists():
+    time.sleep(0.02)
+time.sleep(float(os.environ.get("WORK_S", "0")))
+tell()
+if attempt < int(os.environ.get("FAIL_ATTEMPTS", "0")) and index in os.environ.get("FAIL", index):
+    sys.exit(3)
+"""
+
 
 class World:
     """The running local Cloud Run and Google's own clients, connected to it."""
 
-    def __init__(self, folder: Path, **options: float) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         self.folder = folder
         server_py = folder / "server.py"
         server_py.parent.mkdir(parents=True, exist_ok=True)
         server_py.write_text(SERVER)
+        task_py = folder / "task.py"
+        task_py.write_text(TASK)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.cloud_run = CloudRun(
             folder / "run",
             Ports(folder),
-            {"images/server": Image([sys.executable, str(server_py)], folder, {"OF": "image"})},
+            {
+                "images/server": Image([sys.executable, str(server_py)], folder, {"OF": "image"}),
+                "images/task": Image([sys.executable, str(task_py)], folder, {"OF": "image"}),
+            },
             {"GOOGLE_CLOUD_PROJECT": PROJECT},
             PROJECT,
             REGION,
@@ -152,6 +193,9 @@ class World:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         self.services = client(run_v2.ServicesClient, self.channel)
         self.revisions = client(run_v2.RevisionsClient, self.channel)
+        self.jobs = client(run_v2.JobsClient, self.channel)
+        self.executions = client(run_v2.ExecutionsClient, self.channel)
+        self.tasks = client(run_v2.TasksClient, self.channel)
 
     def close(self) -> None:
         self.channel.close()
@@ -204,7 +248,7 @@ class World:
 
 
 @contextlib.contextmanager
-def world(folder: Path, **options: float) -> Iterator[World]:
+def world(folder: Path, **options: Any) -> Iterator[World]:
     made = World(folder, **options)
     try:
         yield made

@@ -507,10 +507,10 @@ def test_service_without_public_access_answers_403_until_all_users_are_granted(
 
 
 def test_what_is_not_offered_is_refused_by_name(cloud: World) -> None:
-    kind = run_v2.JobsClient
-    jobs = kind(transport=kind.get_transport_class("grpc")(channel=cloud.channel))
-    with pytest.raises(exceptions.MethodNotImplemented, match=r"run\.v2\.Jobs/ListJobs"):
-        jobs.list_jobs(parent=PARENT)
+    kind = run_v2.WorkerPoolsClient
+    pools = kind(transport=kind.get_transport_class("grpc")(channel=cloud.channel))
+    with pytest.raises(exceptions.MethodNotImplemented, match=r"WorkerPools/ListWorkerPools"):
+        pools.list_worker_pools(parent=PARENT)
     with pytest.raises(exceptions.NotFound, match="elsewhere"):
         cloud.services.list_services(parent=f"projects/elsewhere/locations/{PARENT[-15:]}")
     with pytest.raises(exceptions.MethodNotImplemented, match="ingress"):
