@@ -1,16 +1,21 @@
 """`python -m serving`: listens on $HOST:$PORT until it is told to stop.
 
-One main process, which keeps the time of stopping, and one worker, which answers. Exit codes: 0
-after SIGTERM or SIGINT, 1 when the model cannot be served or the worker ended by itself.
+One main process, which keeps the time of stopping; a worker a CPU, which answers; and the engine,
+which holds the model. Exit codes: 0 after SIGTERM or SIGINT, 1 when the model cannot be served or
+a process ended by itself.
+
+`python -m serving prepare` prepares answers instead, as a task of a Cloud Run job: see prepare.py.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging.config
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -21,15 +26,11 @@ from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
-from granian import Granian
-from granian.constants import Interfaces
-from granian.log import LogLevels
-
 from serving.cpus import cpus_given
+from serving.engine_client import MAX_WAITING
 from serving.errors import InvalidConfiguration
 from serving.logs import log, logging_config
 from serving.settings import Settings, read_settings
-from serving.worker import Launch, build
 
 # Cloud Run kills a container 10 s after SIGTERM. First requests are still taken and answered with
 # "Connection: close", then no more are taken and those in flight have the rest; one second stays.
@@ -38,10 +39,21 @@ FINISH_S = 8
 # Granian counts open connections here, idle ones too, not requests; Cloud Run's own limit is
 # 1,000 requests an instance.
 MAX_CONNECTIONS = 4_096
+# Threads that refuse, look up keys or answer from the table while MAX_WAITING wait for the engine.
+SPARE_THREADS = 16
 
 
 def main() -> None:
-    """Serve with the settings of the environment."""
+    """Serve, or prepare answers, with the settings of the environment."""
+    # The catalogue is searched by threads of our own, each with a matrix product of its own. Read
+    # when NumPy is imported, here and in the processes that this one starts.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if sys.argv[1:] == ["prepare"]:
+        from serving.prepare import prepare
+
+        sys.exit(prepare())
+    if sys.argv[1:]:
+        sys.exit(f"unknown arguments {sys.argv[1:]}; the only one there is: prepare")
     started_at = time.monotonic()
     logging.config.dictConfig(logging_config())
     try:
@@ -67,15 +79,25 @@ def _check_port_is_free(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, started_at: float, folder: Path) -> None:
+    engine = _start_engine(folder) if settings.artifact else None
+    # The engine's interpreter starts meanwhile. What every worker needs is imported once, here,
+    # and its memory shared: they are forked where the system forks.
+    from granian import Granian
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+
+    from serving.worker import Launch, build, import_all
+
+    import_all()
+    gc.freeze()
     draining = RawValue(ctypes.c_bool, False)
     server = Granian(
         "serving",
         address=settings.host,
         port=settings.port,
         interface=Interfaces.WSGI,
-        workers=1,
-        # Python threads: TensorFlow computes outside the interpreter's lock, key look-ups wait.
-        blocking_threads=2 * cpus_given() + 1,
+        workers=cpus_given() if engine else 1,
+        blocking_threads=MAX_WAITING + SPARE_THREADS,
         backlog=MAX_CONNECTIONS,
         backpressure=MAX_CONNECTIONS,
         workers_kill_timeout=FINISH_S,
@@ -83,10 +105,45 @@ def _serve(settings: Settings, started_at: float, folder: Path) -> None:
         log_level=LogLevels.warning,
         log_dictconfig=logging_config(),
     )
-    server.on_startup(lambda: _drain_on_signal(draining, server.signal_handler_interrupt))
-    launch = Launch(settings, started_at, folder, draining)
+
+    def begin() -> None:
+        _drain_on_signal(draining, server.signal_handler_interrupt)
+        if engine:
+            threading.Thread(target=end_with_engine, args=(engine,), daemon=True).start()
+
+    def end_with_engine(engine: subprocess.Popen[bytes]) -> None:
+        engine.wait()
+        if not draining.value:
+            log("ERROR", "the model's process ended", exit_code=engine.returncode)
+            server.signal_handler_interrupt()
+
+    server.on_startup(begin)
+    launch = Launch(settings, started_at, _address(folder), draining)
     server.serve(target_loader=partial(build, launch), wrap_loader=False)
+    if engine and engine.poll() is not None and not draining.value:
+        sys.exit(1)
     log("INFO", "stopped")
+
+
+def _start_engine(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that loads the model; it ends when this one does, however it ends."""
+    files = folder / "files"  # An artifact may have any names in it.
+    files.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(_address(folder)))
+        listener.listen(64)
+        return subprocess.Popen(
+            [sys.executable, "-m", "serving.engine", str(listener.fileno()), str(files)],
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+            # A signal to this process's group (Ctrl-C) must not stop it before the drain.
+            process_group=0,
+        )
+
+
+def _address(folder: Path) -> Path:
+    """Return where the engine listens."""
+    return folder / "engine"
 
 
 def _drain_on_signal(draining: Any, stop: Callable[..., None]) -> None:

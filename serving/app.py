@@ -10,27 +10,21 @@ import flask
 import orjson
 from werkzeug.exceptions import HTTPException
 
-from serving import messages, recommender
 from serving.errors import ServingError
-from serving.keys import ApiKeys
 from serving.logs import log, trace_fields
-from serving.model_slot import ModelSlot, NoModel
+from serving.model_slot import ModelSlot
 from serving.openapi import openapi_document
-from serving.parsing import parse
+from serving.service import Service
 from serving.settings import Settings
-from serving.usage import Usage
 
 MAX_BODY_BYTES = 1 << 20
+_PROBLEM_TYPE = "application/problem+json"
 
 
 def create_app(
-    settings: Settings,
-    slot: ModelSlot,
-    keys: ApiKeys,
-    usage: Usage,
-    draining: Callable[[], bool],
+    settings: Settings, slot: ModelSlot, service: Service, draining: Callable[[], bool]
 ) -> flask.Flask:
-    """Return the WSGI application; while `draining()` it asks its callers to reconnect."""
+    """Return the Flask application; while `draining()` it asks its callers to reconnect."""
     app = flask.Flask("serving", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -40,38 +34,15 @@ def create_app(
 
     @app.get("/health")
     def health() -> flask.Response:
-        current = slot.current
-        about = {"model_id": settings.model_id, "model_version": settings.model_version}
-        if isinstance(current, NoModel):
-            return _json({"status": current.status, "reason": current.reason, **about}, 503)
-        return _json(
-            {
-                "status": "healthy",
-                **about,
-                "training_run": settings.training_run,
-                "artifact_digest": settings.artifact.digest if settings.artifact else None,
-                "products": current.products,
-                "customers": current.customers,
-            }
-        )
+        return _health(settings, slot)
 
     @app.post("/recommend")
     def recommend() -> flask.Response:
-        model = slot.recommender()
-        usage.note_key(keys.check(flask.request.headers.get("Authorization")))
-        asked = parse(messages.RecommendRequest, flask.request)
-        answer = recommender.recommend(model, asked, settings.model_version)
-        usage.note_customers([asked.customer_id])
-        return _json(answer)
+        return _answer(service.recommend)
 
     @app.post("/recommend-batch")
     def recommend_batch() -> flask.Response:
-        model = slot.recommender()
-        usage.note_key(keys.check(flask.request.headers.get("Authorization")))
-        asked = parse(messages.RecommendBatchRequest, flask.request)
-        answer = recommender.recommend_batch(model, asked, settings.model_version)
-        usage.note_customers(asked.customer_ids)
-        return _json(answer)
+        return _answer(service.recommend_batch)
 
     @app.get("/openapi.json")
     def openapi() -> flask.Response:
@@ -79,20 +50,17 @@ def create_app(
 
     @app.errorhandler(ServingError)
     def refused(error: ServingError) -> flask.Response:
-        response = _problem(error.http_status, error.code, str(error))
-        if error.retry_after_s is not None:
-            response.headers["Retry-After"] = str(error.retry_after_s)
-        if error.www_authenticate is not None:
-            response.headers["WWW-Authenticate"] = error.www_authenticate
         if error.http_status == 500:
             _log_failure(settings, code=error.code, reason=str(error))
-        return response
+        status, headers, content = refusal(error)
+        return flask.Response(content, status, headers)
 
     @app.errorhandler(HTTPException)
     def not_routed(error: HTTPException) -> flask.Response:
         status = error.code or 500
         name = HTTPStatus(status).name.lower()
-        response = _problem(status, name, error.description or HTTPStatus(status).phrase)
+        detail = error.description or HTTPStatus(status).phrase
+        response = flask.Response(_problem(status, name, detail), status, mimetype=_PROBLEM_TYPE)
         allowed = getattr(error, "valid_methods", None)
         if allowed:
             response.headers["Allow"] = ", ".join(sorted(allowed))
@@ -101,7 +69,8 @@ def create_app(
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> flask.Response:
         _log_failure(settings, code="internal_error", reason=type(error).__name__, exc_info=True)
-        return _problem(500, "internal_error", "an unexpected error; see the service's logs")
+        content = _problem(500, "internal_error", "an unexpected error; see the service's logs")
+        return flask.Response(content, 500, mimetype=_PROBLEM_TYPE)
 
     @app.after_request
     def say_goodbye(response: flask.Response) -> flask.Response:
@@ -114,12 +83,54 @@ def create_app(
     return app
 
 
+def refusal(error: ServingError) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Return status line, headers and body of the answer to a request that is refused."""
+    headers = [("Content-Type", _PROBLEM_TYPE)]
+    if error.retry_after_s is not None:
+        headers.append(("Retry-After", str(error.retry_after_s)))
+    if error.www_authenticate is not None:
+        headers.append(("WWW-Authenticate", error.www_authenticate))
+    status = HTTPStatus(error.http_status)
+    return f"{status.value} {status.phrase}", headers, _problem(status, error.code, str(error))
+
+
+def _answer(question: Callable[[str | None, str, bytes], bytes]) -> flask.Response:
+    request = flask.request
+    if failure := request.environ.get("serving.failure"):
+        raise failure  # What the short way met: it is told of here.
+    content = question(
+        request.headers.get("Authorization"), request.content_type or "", request.get_data()
+    )
+    return flask.Response(content, mimetype="application/json")
+
+
+def _health(settings: Settings, slot: ModelSlot) -> flask.Response:
+    about = {"model_id": settings.model_id, "model_version": settings.model_version}
+    if nothing := slot.nothing:
+        return _json({"status": nothing.status, "reason": nothing.reason, **about}, 503)
+    model, tables = slot.model, slot.tables
+    prepared = "ready" if tables else "none"
+    return _json(
+        {
+            "status": "healthy" if model else "loading",
+            "paths": {"prepared": prepared, "model": "ready" if model else "loading"},
+            **about,
+            "training_run": settings.training_run,
+            "artifact_digest": settings.artifact.digest if settings.artifact else None,
+            "products": slot.products,
+            "customers": model.customers if model else None,
+            "prepared_customers": tables.customers if tables else 0,
+            "prepared_top_k": tables.top_k if tables else 0,
+            "retrieval": model.retrieval if model else None,
+        }
+    )
+
+
 def _json(body: dict[str, Any], status: int = 200) -> flask.Response:
-    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return flask.Response(content, status, mimetype="application/json")
+    return flask.Response(orjson.dumps(body), status, mimetype="application/json")
 
 
-def _problem(status: int, code: str, detail: str) -> flask.Response:
+def _problem(status: int, code: str, detail: str) -> bytes:
     body = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -127,7 +138,7 @@ def _problem(status: int, code: str, detail: str) -> flask.Response:
         "code": code,
         "detail": detail,
     }
-    return flask.Response(orjson.dumps(body), status, mimetype="application/problem+json")
+    return orjson.dumps(body)
 
 
 def _log_failure(settings: Settings, *, exc_info: bool = False, **fields: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Protocol
@@ -60,15 +60,30 @@ def fetch_artifact(settings: Settings, source: ArtifactSource, folder: Path) -> 
     Raises ArtifactUnavailable, or ArtifactMismatch naming the first file that differs.
     """
     manifest = _read_manifest(settings, source)
+    fetch_files(MANIFEST, manifest.files, source, folder)
+    return manifest
+
+
+def fetch_files(
+    listed_in: str, files: Sequence[ManifestFile], source: ArtifactSource, folder: Path
+) -> None:
+    """Download a manifest's files into `folder` and compare each with what the manifest says.
+
+    Raises ArtifactUnavailable, or ArtifactMismatch naming the first file that differs.
+    """
+    seen: set[str] = set()
+    for file in files:
+        if not _is_inside(file.path) or file.path in seen:
+            raise ArtifactMismatch(f"{listed_in}: {file.path!r} is not a path of its own inside")
+        seen.add(file.path)
     with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
-        downloads = [pool.submit(_fetch, file, source, folder) for file in manifest.files]
+        downloads = [pool.submit(_fetch, file, source, folder) for file in files]
         try:
             for download in downloads:
                 download.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return manifest
 
 
 def digest_of(files: Iterable[ManifestFile]) -> str:
@@ -85,16 +100,11 @@ def _read_manifest(settings: Settings, source: ArtifactSource) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise ArtifactMismatch(f"{MANIFEST}: {where}: {first['msg']}") from error
-    _expect(MANIFEST, "model_id", manifest.model_id, settings.model_id)
-    _expect(MANIFEST, "version", f"v{manifest.version}", settings.model_version)
-    _expect(MANIFEST, "training_run", manifest.training_run, settings.training_run)
-    _expect(MANIFEST, "digest", manifest.digest, settings.artifact.digest)
-    _expect(MANIFEST, "digest of its files", digest_of(manifest.files), settings.artifact.digest)
-    seen: set[str] = set()
-    for file in manifest.files:
-        if not _is_inside(file.path) or file.path in seen:
-            raise ArtifactMismatch(f"{MANIFEST}: {file.path!r} is not a path of its own inside")
-        seen.add(file.path)
+    expect(MANIFEST, "model_id", manifest.model_id, settings.model_id)
+    expect(MANIFEST, "version", f"v{manifest.version}", settings.model_version)
+    expect(MANIFEST, "training_run", manifest.training_run, settings.training_run)
+    expect(MANIFEST, "digest", manifest.digest, settings.artifact.digest)
+    expect(MANIFEST, "digest of its files", digest_of(manifest.files), settings.artifact.digest)
     return manifest
 
 
@@ -102,11 +112,12 @@ def _fetch(file: ManifestFile, source: ArtifactSource, folder: Path) -> None:
     target = folder / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
     source.fetch(file.path, file.generation, target)
-    _expect(file.path, "size", target.stat().st_size, file.size)
-    _expect(file.path, "crc32c", _crc32c(target), file.crc32c)
+    expect(file.path, "size", target.stat().st_size, file.size)
+    expect(file.path, "crc32c", _crc32c(target), file.crc32c)
 
 
-def _expect(path: str, what: str, found: object, expected: object) -> None:
+def expect(path: str, what: str, found: object, expected: object) -> None:
+    """Raise ArtifactMismatch unless what was found is what was expected."""
     if found != expected:
         raise ArtifactMismatch(
             f"{path}: {what} is {found}, expected {expected}; the artifact changed after it was "

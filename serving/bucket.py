@@ -1,10 +1,11 @@
-"""A version's files in Cloud Storage."""
+"""A version's files in Cloud Storage: read by the container, added to by its preparation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from serving.artifacts import ManifestFile
 from serving.errors import ArtifactUnavailable
 
 
@@ -33,6 +34,35 @@ class Bucket:
             generation,
         )
 
+    def create(self, path: str, content: bytes | Path) -> ManifestFile | None:
+        """Write a file that must not exist yet; None where it does. Raises ArtifactUnavailable."""
+        from google.api_core import exceptions
+
+        def upload(blob: Any) -> ManifestFile | None:
+            # Generation 0: only if there is none. A repeat changes nothing, so it may be retried.
+            only_new = {"if_generation_match": 0, "checksum": "crc32c"}
+            try:
+                if isinstance(content, Path):
+                    blob.upload_from_filename(str(content), **only_new)
+                else:
+                    blob.upload_from_string(content, "application/json", **only_new)
+            except exceptions.PreconditionFailed:
+                return None
+            return _described(path, blob)
+
+        found: ManifestFile | None = self._attempt(path, upload)
+        return found
+
+    def find(self, path: str) -> ManifestFile | None:
+        """Return what a file is, or None where there is none; raises ArtifactUnavailable."""
+
+        def look(_: Any) -> ManifestFile | None:
+            blob = self._bucket.get_blob(self._prefix + path)
+            return _described(path, blob) if blob else None
+
+        found: ManifestFile | None = self._attempt(path, look)
+        return found
+
     def _attempt(self, path: str, read: Any, generation: int | None = None) -> Any:
         import requests
         from google.api_core import exceptions
@@ -49,6 +79,12 @@ class Bucket:
             ) from error
         except (exceptions.GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
             raise ArtifactUnavailable(
-                f"gs://{self._bucket.name}/{name} could not be read: "
+                f"gs://{self._bucket.name}/{name} could not be reached: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+
+def _described(path: str, blob: Any) -> ManifestFile:
+    return ManifestFile(
+        path=path, size=blob.size, crc32c=blob.crc32c, generation=int(blob.generation)
+    )

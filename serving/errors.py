@@ -4,11 +4,11 @@ ServingError
 ├── UnsupportedMediaType, InvalidJson, InvalidField, MissingField, UnknownField   the request's form
 ├── TooManyCustomers, NoCustomers, TopKOutOfRange, AnswerTooLarge                 its limits
 ├── MissingApiKey, InvalidApiKey, KeysUnavailable                                 its key
-├── ModelNotReady, ModelError                                                     the model's answer
+├── ModelNotReady, ModelBusy, ModelError                                          the model's answer
 └── LoadError                        a revision that cannot serve; the process ends with code 1
     ├── InvalidConfiguration         the environment variables
     ├── ArtifactUnavailable, ArtifactMismatch                                     the download
-    └── ModelContractError, ModelWarmUpError                                      the model itself
+    └── ModelContractError, ModelWarmUpError, RecallTooLow                        the model itself
 """
 
 from __future__ import annotations
@@ -140,6 +140,16 @@ class ModelNotReady(ServingError):
     retry_after_s = 5
 
 
+class ModelBusy(ServingError):
+    """More is waiting for the model than it can answer soon; nothing was begun."""
+
+    code, http_status = "model_busy", 503
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("this instance has more requests than it can answer soon; try again")
+
+
 class ModelError(ServingError):
     """The model failed on this request or answered something that is not a recommendation."""
 
@@ -180,3 +190,15 @@ class ModelWarmUpError(LoadError):
     """The model loads but its first answers are wrong."""
 
     code = "model_warm_up"
+
+
+class RecallTooLow(LoadError):
+    """An approximate index does not find enough of the best products."""
+
+    code = "recall_too_low"
+
+    def __init__(self, recall: float, minimum: float) -> None:
+        super().__init__(
+            f"the approximate index finds {recall:.3f} of the best products, at least {minimum:g} "
+            "is asked for; set retrieval.kind to exact, or lower retrieval.minimum_recall"
+        )

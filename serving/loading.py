@@ -4,67 +4,72 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.artifacts import ArtifactSource, fetch_artifact
 from serving.errors import ModelContractError
 from serving.recommender import Recommender
 from serving.settings import Settings
+from serving.timings import Timings
+
+if TYPE_CHECKING:
+    from serving.retrieval import ExactRetrieval, Retrieval
 
 CUSTOMERS = "customers.txt"
 
 
-@dataclass
-class Timings:
-    """How long each part of loading took, in milliseconds."""
-
-    parts: dict[str, int] = field(default_factory=dict)
-
-    def measure(self, part: str, work: Callable[[], Any]) -> Any:
-        """Run `work` and note its time as `<part>_ms`; returns its result."""
-        started = time.monotonic()
-        result = work()
-        self.parts[f"{part}_ms"] = round((time.monotonic() - started) * 1000)
-        return result
-
-
 def load_model(
     settings: Settings,
-    open_source: Callable[[], ArtifactSource],
+    source: ArtifactSource,
     folder: Path,
     cpus: int,
     timings: Timings,
+    index: Path | None = None,
 ) -> Recommender:
     """Return the version's model, verified and warm; raises LoadError.
 
-    `folder` is empty, and may be deleted afterwards.
+    The files are downloaded into `folder`, where none of them is needed afterwards. `index` is
+    the approximate index of its candidates, which must stay.
     """
-    from serving.warm_up import warm_up
+    from serving.warm_up import sample, warm_up
 
     # The import takes seconds of CPU and the download seconds of network: at the same time. A
     # download that fails does not wait for the import; the process ends with it.
     imported = ThreadPoolExecutor(1).submit(
         timings.measure, "import", lambda: _import_tensorflow(cpus)
     )
-    timings.measure("download", lambda: fetch_artifact(settings, open_source(), folder))
+    timings.measure("download", lambda: fetch_artifact(settings, source, folder))
     tf = imported.result()
 
     from serving.predictor import load_recommender
 
-    customers = _read_customers(folder / CUSTOMERS)
+    customers = read_customers(folder)
     known = None if customers is None else frozenset(customers)
-    model: Recommender = timings.measure("load", lambda: load_recommender(tf, folder, known))
+    model: Recommender = timings.measure(
+        "load",
+        lambda: load_recommender(
+            tf, folder, known, sample(customers or []), cpus, _search(index, cpus)
+        ),
+    )
     timings.measure("warm_up", lambda: warm_up(model, customers or []))
     # TensorFlow leaves 300,000 objects, which every full collection would walk: some 200 ms in
     # the middle of a request. They stay for good, so they are taken out of its sight.
     gc.collect()
     gc.freeze()
     return model
+
+
+def _search(index: Path | None, cpus: int) -> Callable[[ExactRetrieval], Retrieval]:
+    """Return how the model's candidates are searched."""
+    if index is None:
+        return lambda exact: exact
+    from serving import approximate
+
+    loaded = approximate.load(index, cpus)
+    return lambda exact: approximate.ApproximateRetrieval(loaded, exact)
 
 
 def _import_tensorflow(cpus: int) -> Any:
@@ -79,8 +84,9 @@ def _import_tensorflow(cpus: int) -> Any:
     return tf
 
 
-def _read_customers(path: Path) -> list[str] | None:
+def read_customers(folder: Path) -> list[str] | None:
     """Return the known customers, one id a line, or None where the artifact has no list."""
+    path = folder / CUSTOMERS
     if not path.exists():
         return None
     try:

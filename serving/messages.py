@@ -77,17 +77,40 @@ class RecommendBatchResponse(_Message):
     model_version: Annotated[str, Field(examples=["v4"])]
 
 
-class Healthy(_Message):
-    """The model is loaded and warm."""
+class Paths(_Message):
+    """Which ways to an answer are ready."""
 
-    status: Literal["healthy"]
+    prepared: Annotated[
+        Literal["ready", "none"],
+        Field(description="Answers computed before the deployment, of customers it knew then."),
+    ]
+    model: Annotated[
+        Literal["ready", "loading"], Field(description="The model itself: every other question.")
+    ]
+
+
+class Healthy(_Message):
+    """Something answers: everything (`healthy`), or prepared answers alone (`loading`)."""
+
+    status: Literal["healthy", "loading"]
+    paths: Paths
     model_id: str
     model_version: Annotated[str, Field(examples=["v4"])]
     training_run: Annotated[int, Field(examples=[47])]
     artifact_digest: str
     products: Annotated[int, Field(description="How many products the model can recommend.")]
     customers: Annotated[
-        int | None, Field(description="How many customers it knows; null when it cannot tell.")
+        int | None,
+        Field(description="How many customers the model knows; null when it cannot tell yet."),
+    ]
+    prepared_customers: Annotated[int, Field(description="How many have prepared answers.")]
+    prepared_top_k: Annotated[int, Field(description="Up to this top_k answers are prepared.")]
+    retrieval: Annotated[
+        Literal["exact", "approximate", "model"] | None,
+        Field(
+            description="How the model finds products: by scoring all, by an approximate index, or "
+            "by its own index; null while it loads."
+        ),
     ]
 
 

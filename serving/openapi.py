@@ -27,6 +27,7 @@ def openapi_document(title: str) -> dict[str, Any]:
         messages.RecommendResponse,
         messages.RecommendBatchResponse,
         messages.Healthy,
+        messages.Paths,
         messages.NotHealthy,
         messages.Problem,
     ]

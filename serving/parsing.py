@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import flask
 from pydantic import BaseModel, ValidationError
 
 from serving import errors
 
+_JSON = "application/json"
 _Message = TypeVar("_Message", bound=BaseModel)
 
 _BY_KIND: dict[str, type[errors.ServingError]] = {
@@ -23,12 +23,12 @@ _BATCH_LENGTH: dict[str, Callable[[dict[str, Any]], errors.ServingError]] = {
 }
 
 
-def parse(message: type[_Message], request: flask.Request) -> _Message:
+def parse(message: type[_Message], content_type: str, body: bytes) -> _Message:
     """Return the body as `message`; raises the ServingError that names what is wrong."""
-    if request.mimetype != "application/json":
-        raise errors.UnsupportedMediaType(request.content_type or "")
+    if content_type != _JSON and content_type.split(";")[0].strip().lower() != _JSON:
+        raise errors.UnsupportedMediaType(content_type)
     try:
-        return message.model_validate_json(request.get_data(cache=False))
+        return message.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from serving.errors import InvalidConfiguration
 
@@ -24,7 +25,8 @@ class Artifact:
 class Settings:
     """The process's settings; without `artifact` it is the empty v0, which serves no model.
 
-    Usage is written every `usage_flush_s` seconds: what a kill may lose.
+    `prepared_digest` is None where no answers were prepared. Usage is written every
+    `usage_flush_s` seconds: what a kill may lose.
     """
 
     model_id: str | None
@@ -35,6 +37,8 @@ class Settings:
     port: int
     project: str | None
     usage_flush_s: int = 60
+    prepared_digest: str | None = None
+    retrieval: Literal["exact", "approximate"] = "exact"
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -43,28 +47,42 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     return Settings(
         model_id=_required(env, "MODEL_ID") if has_model else env.get("MODEL_ID"),
         model_version=_version(env) if has_model else env.get("MODEL_VERSION", "v0"),
-        training_run=_integer(env, "TRAINING_RUN") if has_model else None,
+        training_run=read_integer(env, "TRAINING_RUN") if has_model else None,
         artifact=_artifact(env) if has_model else None,
         # A program started by hand is for its own machine; the image says 0.0.0.0.
         host=env.get("HOST", "127.0.0.1"),
-        port=_integer(env, "PORT") if "PORT" in env else 8080,
+        port=read_integer(env, "PORT") if "PORT" in env else 8080,
         project=env.get("TURNOUT_PROJECT") or env.get("GOOGLE_CLOUD_PROJECT"),
         usage_flush_s=_flush_s(env) if "USAGE_FLUSH_S" in env else 60,
+        prepared_digest=_digest(env, "PREPARED_DIGEST") if env.get("PREPARED_DIGEST") else None,
+        retrieval=_retrieval(env),
     )
 
 
 def _artifact(env: Mapping[str, str]) -> Artifact:
-    path, digest = env["MODEL_PATH"], _required(env, "MODEL_DIGEST")
+    path, digest = env["MODEL_PATH"], _digest(env, "MODEL_DIGEST")
     match = _GS_FOLDER.fullmatch(path if path.endswith("/") else path + "/")
     if match is None:
         raise InvalidConfiguration(f"MODEL_PATH is {path!r}; it must be gs://BUCKET/FOLDER/")
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise InvalidConfiguration(f"MODEL_DIGEST is {digest!r}; it must be sha256:<64 hex digits>")
     return Artifact(bucket=match["bucket"], prefix=match["prefix"], digest=digest)
 
 
+def _digest(env: Mapping[str, str], name: str) -> str:
+    digest = _required(env, name)
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise InvalidConfiguration(f"{name} is {digest!r}; it must be sha256:<64 hex digits>")
+    return digest
+
+
+def _retrieval(env: Mapping[str, str]) -> Literal["exact", "approximate"]:
+    retrieval = env.get("RETRIEVAL") or "exact"
+    if retrieval not in ("exact", "approximate"):
+        raise InvalidConfiguration(f"RETRIEVAL is {retrieval!r}; it must be exact or approximate")
+    return retrieval
+
+
 def _flush_s(env: Mapping[str, str]) -> int:
-    flush_s = _integer(env, "USAGE_FLUSH_S")
+    flush_s = read_integer(env, "USAGE_FLUSH_S")
     if not 1 <= flush_s <= 3600:
         raise InvalidConfiguration(f"USAGE_FLUSH_S is '{flush_s}'; it must be 1 to 3600")
     return flush_s
@@ -84,7 +102,8 @@ def _required(env: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _integer(env: Mapping[str, str], name: str) -> int:
+def read_integer(env: Mapping[str, str], name: str) -> int:
+    """Return a variable that is a whole number; raises InvalidConfiguration."""
     value = _required(env, name)
     if not value.isascii() or not value.isdigit():
         raise InvalidConfiguration(f"{name} is {value!r}; it must be a whole number")

@@ -24,6 +24,10 @@ from serving.logs import log
 LG_K = 12
 # The last flush waits for this; a container has to be gone 10 s after SIGTERM.
 LAST_FLUSH_S = 2.0
+# Customers are noted in a list, which costs a request next to nothing, and counted so often, or
+# when there are so many.
+COUNT_EVERY_S = 1.0
+NOTED_AT_MOST = 20_000
 # An hour that could not be written for so long is given up: nobody collects it any more.
 KEPT_HOURS = 72
 _HOUR_S = 3_600
@@ -55,7 +59,7 @@ class Sketch(Protocol):
 
 def new_sketch() -> Sketch:
     """Return an empty sketch."""
-    import datasketches  # Brings NumPy: not before the port listens.
+    import datasketches  # Brings NumPy: not before the first answers are out.
 
     sketch: Sketch = datasketches.hll_sketch(LG_K, datasketches.tgt_hll_type.HLL_8)
     return sketch
@@ -71,6 +75,8 @@ class Usage:
         self._flush_s = flush_s
         self._now = now
         self._lock = threading.Lock()
+        self._customers: list[str] = []
+        self._hour = 0
         self._sketches: dict[int, Sketch] = {}
         self._used: dict[str, float] = {}
         self._flushing = threading.Lock()
@@ -84,19 +90,34 @@ class Usage:
             self._used[key_hash] = self._now()
 
     def note_customers(self, customer_ids: Iterable[str]) -> None:
-        """Count the customers of an answer."""
+        """Note the customers of an answer; they are counted later, a second's worth at a time."""
         hour = int(self._now() // _HOUR_S)
         with self._lock:
-            sketch = self._sketches.get(hour)
-            if sketch is None:
-                sketch = self._sketches[hour] = new_sketch()
-            for customer_id in customer_ids:
-                sketch.update(customer_id)
+            if hour != self._hour or len(self._customers) > NOTED_AT_MOST:
+                self._count()
+                self._hour = hour
+            self._customers.extend(customer_ids)
+
+    def _count(self) -> None:
+        """Move what is noted into the sketch of its hour; the lock is held."""
+        if not self._customers:
+            return
+        sketch = self._sketches.get(self._hour)
+        if sketch is None:
+            sketch = self._sketches[self._hour] = new_sketch()
+        for customer_id in self._customers:
+            sketch.update(customer_id)
+        self._customers.clear()
 
     def run(self) -> None:
         """Write every `flush_s` until `close`; so a key is written once in that time."""
-        new_sketch()  # Imports the library here instead of in the first request.
-        while not self._stopping.wait(self._flush_s):
+        flush_at = time.monotonic() + self._flush_s
+        while not self._stopping.wait(min(COUNT_EVERY_S, self._flush_s)):
+            with self._lock:
+                self._count()
+            if time.monotonic() < flush_at:
+                continue
+            flush_at = time.monotonic() + self._flush_s
             try:
                 self.flush()
             except Exception:  # The boundary of the thread: without it nothing is written again.
@@ -119,6 +140,7 @@ class Usage:
 
     def _flush(self, until: float) -> None:
         with self._lock:
+            self._count()
             hours = {hour: s.serialize_compact() for hour, s in self._sketches.items()}
             used, self._used = self._used, {}
         try:

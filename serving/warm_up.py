@@ -19,11 +19,10 @@ def warm_up(recommender: Recommender, customers: Sequence[str]) -> None:
 
     The sizes asked are those that requests have: one customer, some, and a full batch.
     """
-    step = max(1, len(customers) // _SAMPLE)
-    sample = [*UNKNOWN_CUSTOMERS, *customers[::step][:_SAMPLE]]
+    some = [*UNKNOWN_CUSTOMERS, *sample(customers)]
     k = min(_TOP_K, recommender.products)
-    full_batch = (sample * MAX_CUSTOMERS)[:MAX_CUSTOMERS]
-    for asked, products in ((sample[:1], k), (sample, k), (sample[:2], 1), (full_batch, k)):
+    full_batch = (some * MAX_CUSTOMERS)[:MAX_CUSTOMERS]
+    for asked, products in ((some[:1], k), (some, k), (some[:2], 1), (full_batch, k)):
         try:
             _check(asked, recommender.answer(asked, products))
         except ModelError as error:
@@ -31,9 +30,14 @@ def warm_up(recommender: Recommender, customers: Sequence[str]) -> None:
                 f"{error} (asked for {products} products of {len(asked)} sample customers)"
             ) from error
     try:
-        _check(sample[:2], recommender.answer(sample[:2], recommender.products))
+        _check(some[:2], recommender.answer(some[:2], recommender.products))
     except ModelError as error:
         raise ModelWarmUpError(f"{error} (asked for all products)") from error
+
+
+def sample(customers: Sequence[str]) -> Sequence[str]:
+    """Return some customers, spread over the list."""
+    return customers[:: max(1, len(customers) // _SAMPLE)][:_SAMPLE]
 
 
 def _check(asked: Sequence[str], answer: Answer) -> None:

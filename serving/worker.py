@@ -1,12 +1,10 @@
-"""The process that answers requests: builds the application and loads the model beside it."""
+"""The process that answers requests: builds the application and listens to the engine."""
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import secrets
-import shutil
 import signal
 import socket
 import threading
@@ -17,46 +15,54 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from serving.cpus import cpus_given
-from serving.errors import LoadError
-from serving.loading import Timings
 from serving.logs import log
-from serving.model_slot import EMPTY, STARTING, ModelSlot, NoModel
+from serving.model_slot import ModelSlot
 from serving.settings import Settings
+from serving.wire import ModelReady, PreparedReady
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the main process hands to the worker.
+    """What the main process hands to the workers.
 
-    `started_at` is on the monotonic clock, which processes share; `draining.value` becomes true
-    when the main process was told to stop; `folder` is the main process's to delete.
+    `started_at` is on the monotonic clock, which processes share; `engine` is where the engine
+    listens; `draining.value` becomes true when the main process was told to stop.
     """
 
     settings: Settings
     started_at: float
-    folder: Path
+    engine: Path
     draining: Any
 
 
+def import_all() -> None:
+    """Import what a worker needs, without connecting to anything."""
+    from google.cloud import firestore  # noqa: F401
+
+    from serving import express, firestore_usage  # noqa: F401
+
+
 def build(launch: Launch) -> Callable[..., Any]:
-    """Return the WSGI application, in the worker process; the model follows by itself."""
+    """Return the WSGI application, in a worker process; what answers follows by itself."""
     # Granian sets its own handler once it serves. Until then the one inherited from the main
     # process would swallow the signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A group of its own: a signal to the main process's group (Ctrl-C) must not stop the worker
     # before the main process has drained it.
     os.setpgid(0, 0)
-    _spawn("follow-parent", lambda: _end_with_parent(launch.folder))
+    _spawn("follow-parent", _end_with_parent)
 
     from serving.app import create_app
+    from serving.engine_client import EngineClient
+    from serving.express import Express
     from serving.firestore_keys import FirestoreKeys
     from serving.firestore_usage import FirestoreUsage
     from serving.keys import ApiKeys
+    from serving.model_slot import EMPTY, STARTING
+    from serving.service import Service
     from serving.usage import Usage
 
     settings = launch.settings
-    slot = ModelSlot(EMPTY if settings.artifact is None else STARTING)
     keys = ApiKeys(settings.model_id or "", FirestoreKeys(settings.project))
     usage = Usage(
         FirestoreUsage(
@@ -64,59 +70,37 @@ def build(launch: Launch) -> Callable[..., Any]:
         ),
         settings.usage_flush_s,
     )
-    app = create_app(settings, slot, keys, usage, draining=lambda: bool(launch.draining.value))
-    _spawn("report-listening", lambda: _report_listening(launch))
-    if settings.artifact is not None:
+    if settings.artifact is None:
+        slot = ModelSlot(EMPTY)
+    else:
+        slot = ModelSlot(STARTING)
+        slot.follow(EngineClient(launch.engine, lambda event: _take(event, slot, launch)))
         _spawn("connect-keys", keys.connect)
         _spawn("write-usage", usage.run)
         # Runs when the worker has answered its last request: a child process has no `atexit`.
         Finalize(None, usage.close, exitpriority=0)
-        _spawn("load-model", lambda: _load(launch, slot))
-    return app
+    _spawn("report-listening", lambda: _report_listening(launch))
+    service = Service(settings.model_version, slot, keys, usage)
+
+    def draining() -> bool:
+        return bool(launch.draining.value)
+
+    return Express(service, create_app(settings, slot, service, draining), draining)
 
 
-def _load(launch: Launch, slot: ModelSlot) -> None:
-    """Fill the slot, or end the process with code 1: a revision that cannot serve must fail.
+def _take(event: object, slot: ModelSlot, launch: Launch) -> None:
+    """Let the slot hold what the engine has made ready."""
+    from serving.table import Table, Tables
 
-    Loading again would find the same files, so it is left to whoever deploys.
-    """
-    from serving.bucket import Bucket
-    from serving.loading import load_model
-
-    settings, timings = launch.settings, Timings()
-    artifact = settings.artifact
+    artifact = launch.settings.artifact
     assert artifact is not None
-    try:
-        slot.current = load_model(
-            settings,
-            lambda: Bucket(artifact.bucket, artifact.prefix),
-            launch.folder,
-            cpus_given(),
-            timings,
-        )
-    except BaseException as error:
-        expected = isinstance(error, LoadError)
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        slot.current = NoModel("unhealthy", reason)
-        log(
-            "ERROR",
-            "model failed to load",
-            exc_info=not expected,
-            code=error.code if isinstance(error, LoadError) else "internal_error",
-            reason=reason,
-            **_about(settings, timings),
-        )
-        logging.shutdown()
-        os._exit(1)
-    log(
-        "INFO",
-        "healthy",
-        healthy_ms=_since(launch.started_at),
-        **_about(settings, timings),
-        products=slot.current.products,
-    )
-    # On Cloud Run files are memory; the loaded model needs none of them.
-    shutil.rmtree(launch.folder, ignore_errors=True)
+    if isinstance(event, PreparedReady):
+        tables = Tables(map(Table, map(Path, event.tables)), artifact.digest)
+        slot.set_prepared(tables, event.products)
+        _log_ready("prepared answers served", launch, customers=tables.customers)
+    elif isinstance(event, ModelReady):
+        slot.set_model(event)
+        _log_ready("healthy", launch, products=event.products)
 
 
 def _report_listening(launch: Launch) -> None:
@@ -133,18 +117,20 @@ def _report_listening(launch: Launch) -> None:
         return
 
 
-def _end_with_parent(folder: Path) -> None:
+def _log_ready(message: str, launch: Launch, **fields: Any) -> None:
+    log("INFO", message, ready_ms=_since(launch.started_at), **_about(launch.settings), **fields)
+
+
+def _end_with_parent() -> None:
     """End at once when the main process was killed: nobody would ever stop this one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
 
-def _about(settings: Settings, timings: Timings | None = None) -> dict[str, Any]:
-    parts = timings.parts if timings else {}
-    return {"model_id": settings.model_id, "model_version": settings.model_version, **parts}
+def _about(settings: Settings) -> dict[str, Any]:
+    return {"model_id": settings.model_id, "model_version": settings.model_version}
 
 
 def _since(started_at: float) -> int:

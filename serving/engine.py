@@ -1,0 +1,270 @@
+"""`python -m serving.engine`: the process that holds TensorFlow, and answers the workers.
+
+It fetches the prepared answers first, says so, then loads the model behind them. Questions that
+arrive while it computes are taken together next: one matrix product answers them all, and the
+more there are the cheaper each becomes. Nobody waits for others to arrive.
+
+The workers connect to a socket that is the main process's, named as file descriptor; a connection
+begins with a word: `events`, on which this process tells what is ready; `small` and `large`, on
+which questions come. Large ones are worked off in slices, with the small ones of the moment in
+between.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import selectors
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import cast
+
+from serving.cpus import cpus_given
+from serving.errors import InvalidConfiguration, LoadError, ModelError
+from serving.logs import log, logging_config
+from serving.recommender import Recommender
+from serving.rendering import Renderer
+from serving.settings import Settings, read_settings
+from serving.timings import Timings
+from serving.wire import EVENTS, SMALL, ModelReady, PreparedReady, Question, Reply
+
+# Customers of one computation. More would not be cheaper each, and make the others wait.
+MOST_AT_ONCE = 256
+TELL_WITHIN_S = 3.0
+
+
+def main() -> None:
+    """Serve the workers until the main process ends; exit code 1 when the model cannot be."""
+    listener, folder = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
+    logging.config.dictConfig(logging_config())
+    threading.Thread(target=_end_with_parent, name="follow-parent", daemon=True).start()
+    settings, timings = read_settings(os.environ), Timings()
+    workers = Workers(listener)
+    try:
+        model = _load(settings, folder, workers, timings)
+    except BaseException as error:
+        expected = isinstance(error, LoadError)
+        log(
+            "ERROR",
+            "model failed to load",
+            exc_info=not expected,
+            code=error.code if isinstance(error, LoadError) else "internal_error",
+            reason=str(error) if expected else f"{type(error).__name__}: {error}",
+            model_id=settings.model_id,
+            model_version=settings.model_version,
+            **timings.parts,
+        )
+        logging.shutdown()
+        os._exit(1)
+    log(
+        "INFO",
+        "model loaded",
+        model_id=settings.model_id,
+        model_version=settings.model_version,
+        products=model.products,
+        retrieval=model.kind,
+        **timings.parts,
+    )
+    workers.tell(ModelReady(model.products, model.customers, model.kind))
+    Engine(model).serve(workers)
+
+
+def _load(settings: Settings, folder: Path, workers: Workers, timings: Timings) -> Recommender:
+    from serving.bucket import Bucket
+    from serving.loading import load_model
+    from serving.prepared import fetch_prepared
+    from serving.table import Table, Tables
+
+    assert settings.artifact is not None
+    source = Bucket(settings.artifact.bucket, settings.artifact.prefix)
+    index = None
+    if settings.retrieval == "approximate" and not settings.prepared_digest:
+        raise InvalidConfiguration(
+            "RETRIEVAL is approximate and PREPARED_DIGEST is not set; its index is prepared"
+        )
+    if settings.prepared_digest:
+        prepared = timings.measure("prepared", lambda: fetch_prepared(settings, source, folder))
+        index = folder / prepared.index if prepared.index else None
+        if tables := [folder / table for table in prepared.tables]:
+            Tables(map(Table, tables), settings.artifact.digest)  # Refused here, not by a worker.
+            workers.tell(PreparedReady(list(map(str, tables)), prepared.products))
+    return load_model(settings, source, folder, cpus_given(), timings, index)
+
+
+class Workers:
+    """The connections of the worker processes, taken in by a thread of its own."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._lock = threading.Condition()
+        self._told: list[object] = []
+        self._events: list[Connection] = []
+        self._new: deque[tuple[str, Connection]] = deque()
+        self._bell, self.bell = (Connection(end.detach()) for end in socket.socketpair())
+        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+
+    def tell(self, event: object) -> None:
+        """Send an event to every worker, also to those that connect later."""
+        with self._lock:
+            self._told.append(event)
+            for connection in self._events:
+                connection.send(event)
+
+    def wait_for(self, workers: int, timeout_s: float) -> None:
+        """Wait until so many workers have been told what there is, or the time is over."""
+        with self._lock:
+            self._lock.wait_for(lambda: len(self._events) >= workers, timeout_s)
+
+    def new(self) -> list[tuple[str, Connection]]:
+        """Return the lanes that connected since the last call; `bell` is readable then."""
+        while self.bell.poll():
+            self.bell.recv_bytes()
+        return [self._new.popleft() for _ in range(len(self._new))]
+
+    def _accept(self) -> None:
+        while True:
+            accepted, _ = self._listener.accept()
+            connection: Connection = Connection(accepted.detach())
+            kind = connection.recv()
+            if kind == EVENTS:
+                with self._lock:
+                    for event in self._told:
+                        connection.send(event)
+                    self._events.append(connection)
+                    self._lock.notify_all()
+            else:
+                self._new.append((kind, connection))
+                self._bell.send_bytes(b"!")
+
+
+@dataclass
+class _Work:
+    """A large question that is answered slice by slice."""
+
+    connection: Connection
+    question: Question
+    answers: list[bytes] = field(default_factory=list)
+
+
+class Engine:
+    """Answers questions, all that wait at a time; runs in one thread."""
+
+    def __init__(self, model: Recommender) -> None:
+        self._model = model
+        self._renderer = Renderer()
+        self._lanes = selectors.DefaultSelector()
+        self._large: deque[_Work] = deque()
+
+    def serve(self, workers: Workers) -> None:
+        """Answer for ever."""
+        self._lanes.register(workers.bell, selectors.EVENT_READ)
+        while True:
+            small = []
+            for key, _ in self._lanes.select(0 if self._large else None):
+                if key.fileobj is workers.bell:
+                    for kind, lane in workers.new():
+                        self._lanes.register(lane, selectors.EVENT_READ, kind)
+                    continue
+                lane = cast(Connection, key.fileobj)
+                try:
+                    questions: list[Question] = lane.recv()
+                except (EOFError, OSError):
+                    self._lanes.unregister(lane)  # The worker is gone.
+                    continue
+                if key.data == SMALL:
+                    small.append((lane, questions))
+                else:
+                    self._large.extend(_Work(lane, question) for question in questions)
+            if small:
+                self._answer_small(small)
+            if self._large:
+                self._answer_slice()
+
+    def _answer_small(self, asked: Sequence[tuple[Connection, list[Question]]]) -> None:
+        replies = iter(self.answer([question for _, some in asked for question in some]))
+        for lane, questions in asked:
+            _send(lane, [next(replies) for _ in questions])
+
+    def _answer_slice(self) -> None:
+        work = self._large.popleft()
+        begin = len(work.answers)
+        part = work.question.customer_ids[begin : begin + MOST_AT_ONCE]
+        [reply] = self.answer([Question(part, work.question.k)])
+        if isinstance(reply, ModelError):
+            _send(work.connection, [reply])
+            return
+        work.answers += reply
+        if len(work.answers) < len(work.question.customer_ids):
+            self._large.append(work)
+        else:
+            _send(work.connection, [work.answers])
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """Return each question's reply, computed together with all that ask for the same k."""
+        replies: dict[int, Reply] = {}
+        for k in {question.k for question in questions}:
+            asked = [number for number, question in enumerate(questions) if question.k == k]
+            for group in _groups(asked, questions):
+                together = [id_ for number in group for id_ in questions[number].customer_ids]
+                try:
+                    answers = iter(self._compute(together, k))
+                    for number in group:
+                        replies[number] = [next(answers) for _ in questions[number].customer_ids]
+                except ModelError:
+                    # Whose fault it was is found by asking for each alone.
+                    for number in group:
+                        replies[number] = self._alone(questions[number])
+        return [replies[number] for number in range(len(questions))]
+
+    def _alone(self, question: Question) -> Reply:
+        try:
+            return self._compute(question.customer_ids, question.k)
+        except ModelError as error:
+            return error
+
+    def _compute(self, customer_ids: Sequence[str], k: int) -> list[bytes]:
+        try:
+            return self._renderer.answers(customer_ids, self._model.answer(customer_ids, k))
+        except ModelError:
+            raise
+        except Exception as error:  # The boundary of the process: the others go on.
+            log("ERROR", "answering failed", exc_info=True)
+            raise ModelError(f"the model failed: {type(error).__name__}") from error
+
+
+def _groups(asked: Sequence[int], questions: Sequence[Question]) -> list[list[int]]:
+    """Return the questions in groups of at most MOST_AT_ONCE customers, or of one question."""
+    groups: list[list[int]] = []
+    size = MOST_AT_ONCE
+    for number in asked:
+        customers = len(questions[number].customer_ids)
+        if size + customers > MOST_AT_ONCE:
+            groups.append([])
+            size = 0
+        groups[-1].append(number)
+        size += customers
+    return groups
+
+
+def _send(lane: Connection, replies: list[Reply]) -> None:
+    try:
+        lane.send(replies)
+    except OSError:
+        return  # The worker is gone; whoever waited for this went with it.
+
+
+def _end_with_parent() -> None:
+    """End when the main process does: it holds the other end of standard input."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

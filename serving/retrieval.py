@@ -1,0 +1,176 @@
+"""The best k products of many customers: exact, with most of the catalogue never sorted.
+
+A product's score is the inner product of its embedding with the customer's. The catalogue is cut
+into blocks of neighbours; only each block's best score is kept. The k best products lie within the
+k blocks whose best scores are highest: each of these holds a product at least as good as any in a
+block that was left out. So a few hundred products are sorted instead of all.
+
+Equal scores are ordered as the catalogue is: the product that `candidates()` names first wins. The
+proof above holds for ties too, as blocks are taken in the same order.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any, Protocol
+
+import numpy as np
+
+# Products in a block: wider means fewer maxima to choose from and more products to sort.
+_BLOCK = 32
+# Blocks scored at once: with 64 customers their scores are 1 MB, which stays in a core's cache.
+_STRIPE = 128
+# Catalogues of so many stripes are worth handing parts of one slice to several threads.
+_MANY_STRIPES = 8
+# Above this part of the blocks, choosing blocks costs more than sorting everything.
+_FEW_BLOCKS = 8
+# Scores held at once, in numbers, where all of a customer's are needed (64 MB).
+_SCORES_AT_ONCE = 1 << 24
+# Numbers of embeddings gathered at once (16 MB): a large k takes thousands of rows a customer.
+_GATHERED_AT_ONCE = 1 << 22
+# Customers scored at once: more does not make the matrix product faster, and leaves the cache.
+_SLICE = 64
+
+Found = tuple[Any, Any]
+"""Scores [n, k] float32, best first, and positions in the catalogue [n, k] int64."""
+
+
+class Retrieval(Protocol):
+    """A search of a catalogue for the products with the highest inner products."""
+
+    kind: str
+
+    def top(self, queries: Any, k: int) -> Found:
+        """Return the best `k` products of each of the queries [n, d] float32."""
+
+
+class ExactRetrieval:
+    """Finds the best products by scoring all of them."""
+
+    kind = "exact"
+
+    def __init__(self, embeddings: Any, cpus: int = 1) -> None:
+        """Take the catalogue's embeddings [m, d] float32; `cpus` threads share the work."""
+        self.products, self._width = embeddings.shape
+        blocks = -(-self.products // _BLOCK)
+        # Where each row comes from. Within a stripe the products of a block stand as many rows
+        # apart as the stripe has blocks: a block's best score is then found in whole sweeps.
+        self._positions = np.concatenate(
+            [
+                np.arange(begin * _BLOCK, min(begin + _STRIPE, blocks) * _BLOCK)
+                .reshape(-1, _BLOCK)
+                .T.reshape(-1)
+                for begin in range(0, blocks, _STRIPE)
+            ]
+        )
+        self._is_filler = self._positions >= self.products
+        self._rows = embeddings[np.minimum(self._positions, self.products - 1)]
+        self._stripes = [
+            self._rows[begin : begin + _STRIPE * _BLOCK]
+            for begin in range(0, len(self._rows), _STRIPE * _BLOCK)
+        ]
+        self._is_large = len(self._stripes) >= _MANY_STRIPES
+        self._pool = ThreadPoolExecutor(cpus, "score") if cpus > 1 else None
+
+    def top(self, queries: Any, k: int) -> Found:
+        """Return the best `k` (1 to `products`) of each of the queries [n, d] float32."""
+        if k * _FEW_BLOCKS * _BLOCK > len(self._rows):
+            return self._sort_all(queries, k)
+        slices = [queries[at : at + _SLICE] for at in range(0, len(queries), _SLICE)]
+        if len(slices) == 1:
+            return self._prune(queries, k, self._pool if self._is_large else None)
+        return _stacked(
+            list((self._pool.map if self._pool else map)(self._prune, slices, repeat(k)))
+        )
+
+    def scores(self, queries: Any, positions: Any) -> Any:
+        """Return the scores [n, c] of some products of each query, by their positions [n, c]."""
+        block, place = np.divmod(positions, _BLOCK)
+        return self._score_rows(queries, self._row(block, place))
+
+    def embeddings(self) -> Any:
+        """Return the catalogue's embeddings [m, d], in its order."""
+        return self._rows[self._in_order()]
+
+    def _prune(self, queries: Any, k: int, pool: ThreadPoolExecutor | None = None) -> Found:
+        blocks = np.sort(_highest(self._best_of_blocks(queries, pool), k), axis=1)
+        rows = self._row(blocks[:, :, None], np.arange(_BLOCK)).reshape(len(queries), -1)
+        scores = self._score_rows(queries, rows)
+        scores[self._is_filler[rows]] = -np.inf
+        return _ordered(scores, self._positions[rows], k)
+
+    def _best_of_blocks(self, queries: Any, pool: ThreadPoolExecutor | None) -> Any:
+        """Return each block's best score [n, blocks]."""
+        n = len(queries)
+        best = np.empty((n, len(self._rows) // _BLOCK), np.float32)
+
+        def score(number: int) -> None:
+            stripe, begin = self._stripes[number], number * _STRIPE
+            blocks = len(stripe) // _BLOCK
+            scores = np.matmul(queries, stripe.T).reshape(n, _BLOCK, blocks)
+            scores.max(axis=1, out=best[:, begin : begin + blocks])
+
+        for _ in (pool.map if pool else map)(score, range(len(self._stripes))):
+            pass
+        return best
+
+    def _row(self, block: Any, place: Any) -> Any:
+        """Return the rows of products by their block and their place in it."""
+        stripe = block // _STRIPE
+        last = len(self._stripes) - 1
+        apart = np.where(stripe == last, len(self._stripes[last]) // _BLOCK, _STRIPE)
+        return stripe * _STRIPE * _BLOCK + place * apart + block % _STRIPE
+
+    def _in_order(self) -> Any:
+        """Return the rows of the products in the catalogue's order."""
+        return np.argsort(self._positions)[: self.products]
+
+    def _score_rows(self, queries: Any, rows: Any) -> Any:
+        at_once = max(1, _GATHERED_AT_ONCE // (rows.shape[1] * self._width))
+        return np.concatenate(
+            [
+                np.matmul(self._rows[rows[at : at + at_once]], queries[at : at + at_once, :, None])
+                for at in range(0, len(queries), at_once)
+            ]
+        )[:, :, 0]
+
+    def _sort_all(self, queries: Any, k: int) -> Found:
+        at_once = max(1, _SCORES_AT_ONCE // len(self._rows))
+        in_order = self._in_order()
+        found = []
+        for at in range(0, len(queries), at_once):
+            scores = (queries[at : at + at_once] @ self._rows.T)[:, in_order]
+            found.append(
+                _ordered(scores, np.broadcast_to(np.arange(self.products), scores.shape), k)
+            )
+        return _stacked(found)
+
+
+def _ordered(scores: Any, positions: Any, k: int) -> Found:
+    """Return the best `k` columns of each row, best first; equal ones stay in their order."""
+    columns = np.sort(_highest(scores, k), axis=1)
+    scores = np.take_along_axis(scores, columns, axis=1)
+    positions = np.take_along_axis(positions, columns, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+
+def _highest(values: Any, k: int) -> Any:
+    """Return the columns of each row's highest `k` values [n, k]; of equal ones the first."""
+    columns = values.shape[1]
+    if k >= columns:
+        return np.broadcast_to(np.arange(columns), values.shape)
+    chosen = np.argpartition(values, columns - k, axis=1)[:, columns - k :]
+    lowest = np.take_along_axis(values, chosen, axis=1).min(axis=1, keepdims=True)
+    # Partitioning takes any of the values that equal the lowest one; seldom is there a choice.
+    for row in np.flatnonzero(np.count_nonzero(values >= lowest, axis=1) > k):
+        chosen[row] = np.argsort(-values[row], kind="stable")[:k]
+    return chosen
+
+
+def _stacked(found: list[Found]) -> Found:
+    return (
+        np.concatenate([scores for scores, _ in found]),
+        np.concatenate([positions for _, positions in found]),
+    )
