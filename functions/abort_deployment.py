@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
 from functions.finish_deployment import start
+from functions.prepare_model import cancel_preparation
 from functions.steps import apply_traffic
 from shared.domain.deployment import Deployment, Status
 from shared.domain.model import Book, Check, Lock, LockKind, abort, release, unchecked
@@ -49,7 +50,9 @@ def end(
     source: str = "",
     check: Check = unchecked,
 ) -> None:
-    """End the rollout, restore its snapshot, then free the lock. Safe to repeat from anywhere.
+    """End the rollout, restore its snapshot, free the lock, then stop its preparation.
+
+    Safe to repeat from anywhere.
 
     The statuses move first, under a new token, so that no slow step of this rollout can
     write after this point; the lock is freed only once Cloud Run serves the snapshot.
@@ -63,6 +66,7 @@ def end(
 
     ports.state.change(deployment.model_id, move)
     settle(deployment.model_id, deployment.config.service, ports)
+    cancel_preparation(deployment.id, ports)
 
 
 def settle(model_id: str, service: str, ports: Ports) -> bool:

@@ -24,6 +24,7 @@ FILES_AT_MOST = 10_000
 BYTES_AT_MOST = 20 * 2**30
 COPIES_AT_ONCE = 8
 MANIFEST = "manifest.json"
+PREPARED = "prepared/"
 
 
 def copy(command: CopyArtifacts, ports: Ports) -> dict[str, Any]:
@@ -77,6 +78,8 @@ def _copy_tree(
         )
     if MANIFEST in names:
         raise ArtifactsRefused(f"{MANIFEST} is the pipeline's own; training must not write one")
+    if any(name.startswith(PREPARED) for name in names):
+        raise ArtifactsRefused(f"{PREPARED} is the pipeline's own; training must not write to it")
     if len(found) > FILES_AT_MOST or sum(stored.size for stored in found) > BYTES_AT_MOST:
         raise ArtifactsRefused(f"{deployment.artifact_uri} is too large: {len(found)} files")
 

@@ -11,6 +11,7 @@ from functions.dashboard.entry import dashboard
 from functions.finish_deployment import finish_deployment
 from functions.judge_canary import judge_canary
 from functions.on_training_completed import on_training_completed
+from functions.prepare_model import prepare_model
 from functions.reconcile import reconcile
 from functions.roll_back import roll_back
 from functions.shift_traffic import shift_traffic
@@ -27,6 +28,7 @@ __all__ = [
     "finish_deployment",
     "judge_canary",
     "on_training_completed",
+    "prepare_model",
     "reconcile",
     "roll_back",
     "shift_traffic",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from functions.finish_deployment import start
 from shared import logs
-from shared.domain.deployment import Deployment, ModelConfig, Status
+from shared.domain.deployment import Deployment, Status
 from shared.domain.model import enter
 from shared.domain.quality_gate import Decision, decide
 from shared.domain.rollout import RolloutPlan, parse_duration, plan_rollout
@@ -149,7 +149,7 @@ def _deployment(
     message: TrainingCompleted, declaration: ModelDeclaration, ports: Ports
 ) -> Deployment:
     deploy = message.deploy or Deploy()
-    config = ModelConfig(**declaration.model_dump(exclude={"policy"}))
+    config = declaration.config
     return Deployment(
         id=message.deployment_id,
         model_id=message.model_id,

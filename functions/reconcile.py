@@ -11,11 +11,12 @@ from flask.typing import ResponseReturnValue
 from functions.abort_deployment import end, settle
 from functions.entry import respond
 from functions.finish_deployment import start
+from functions.prepare_model import cancel_preparation
 from shared import logs
 from shared.domain.deployment import Status
 from shared.domain.model import LockKind
 from shared.domain.traffic import describe
-from shared.errors import NotFound, PipelineError
+from shared.errors import NotFound, Unavailable
 from shared.gcp.workflows import DEAD
 from shared.messages import Reconcile
 from shared.ports import Ports
@@ -25,16 +26,35 @@ UNCLAIMED_AFTER_S = 120.0
 
 
 def repair_all(command: Reconcile, ports: Ports) -> dict[str, Any]:
-    """Repair each model; one that cannot be repaired now does not keep the others waiting."""
-    model_ids = [command.model_id] if command.model_id else ports.state.model_ids()
+    """Repair each model; one that cannot be repaired now does not keep the others waiting.
+
+    Unavailable, once all were tried, where one failed: the scheduler shows it.
+    """
+    if command.model_id:
+        return {"findings": _found(command.model_id, repair(command.model_id, ports))}
     findings: dict[str, list[str]] = {}
-    for model_id in model_ids:
+    failed: dict[str, str] = {}
+    for model_id in ports.state.model_ids():
         try:
-            findings[model_id] = repair(model_id, ports)
-        except PipelineError as error:
-            logs.log("repair failed", severity="ERROR", model_id=model_id, error=str(error))
-            findings[model_id] = [f"could not be repaired now: {error}"]
-    return {"findings": {model_id: found for model_id, found in findings.items() if found}}
+            findings |= _found(model_id, repair(model_id, ports))
+        except Exception as error:  # the boundary of one model's repair: all are tried
+            logs.log_exception("repair failed", error, model_id=model_id)
+            failed[model_id] = f"{type(error).__name__}: {error}"
+    if failed:
+        raise Unavailable(
+            "; ".join(
+                f"{model_id} could not be repaired: {why}" for model_id, why in failed.items()
+            )
+        )
+    return {"findings": findings}
+
+
+def _found(model_id: str, findings: list[str]) -> dict[str, list[str]]:
+    """Log what was found, which is then known also where another model fails."""
+    if not findings:
+        return {}
+    logs.log("reconcile found", severity="WARNING", model_id=model_id, findings=findings)
+    return {model_id: findings}
 
 
 def repair(model_id: str, ports: Ports) -> list[str]:
@@ -55,6 +75,7 @@ def repair(model_id: str, ports: Ports) -> list[str]:
     if lock.kind is not LockKind.ROLLOUT:
         # Its own function may be at it still: both write the same split.
         settle(model_id, service, ports)
+        cancel_preparation(lock.deployment_id, ports)
         return [f"completed the {lock.kind} of {lock.deployment_id}"]
     deployment = ports.state.deployment(lock.deployment_id)
     if not deployment.execution:

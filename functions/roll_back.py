@@ -11,6 +11,7 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from functions.abort_deployment import settle
 from functions.entry import caller, respond
+from functions.prepare_model import cancel_preparation
 from shared import logs
 from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment, Status
 from shared.domain.model import Book, Check, unchecked
@@ -51,6 +52,7 @@ def go_back(
     settle(command.model_id, service, ports)
     for deployment in stopped:
         cancel_execution(deployment, ports)
+        cancel_preparation(deployment.id, ports)
     split = ports.cloud_run.service(service).split
     return {"deployment_id": target.id, "version": target.name, "traffic": dict(split)}
 

@@ -27,6 +27,7 @@ SCHEMA_FILE = Path(__file__).parents[1] / "shared" / "training_completed.proto"
 MODELS_FILE = Path(__file__).parents[1] / "terraform" / "models.auto.tfvars.json"
 PUSH_DEADLINE_S = 60
 DELIVERIES_AT_MOST = 50
+TASK_RETRIES, TASK_TIMEOUT_S = 1, 3600
 # In production metrics are collected at minute 7 of each hour; here nobody waits that long.
 SCHEDULES = {"reconcile": "* * * * *", "collect_metrics": "* * * * *"}
 
@@ -51,7 +52,7 @@ def read_models(path: Path, project: str) -> list[ModelDeclaration]:
 
 
 def declare(settings: Settings, models: Iterable[ModelDeclaration]) -> None:
-    """Create what is missing: topics, subscriptions, buckets, configurations, services."""
+    """Create what is missing: topics, subscriptions, buckets, configurations, services, jobs."""
     _topics(settings)
     storage = StorageClient(project=settings.project)
     for bucket in (settings.serving_bucket, *sorted(settings.training_buckets)):
@@ -61,11 +62,13 @@ def declare(settings: Settings, models: Iterable[ModelDeclaration]) -> None:
             continue
     database = firestore.Client(project=settings.project)
     services = wiring.grpc_client(run_v2.ServicesClient)
+    run_jobs = wiring.grpc_client(run_v2.JobsClient)
     for model in models:
         # Terraform owns this document and writes all of it; the pipeline only reads it.
         document = database.collection("model_configs").document(model.model_id)
         document.set(model.model_dump(mode="json"))
         _service(settings, model, services)
+        _job(settings, model, run_jobs)
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -142,7 +145,7 @@ def _path(parent: str, subscription: str) -> str:
 
 def _service(settings: Settings, model: ModelDeclaration, services: run_v2.ServicesClient) -> None:
     """Create the model's service once, as the empty v0; from then on the pipeline owns it."""
-    service_id = f"model-serving-{model.model_id}"
+    service_id = model.config.service
     try:
         services.get_service(name=f"{settings.parent}/services/{service_id}")
         return
@@ -154,7 +157,8 @@ def _service(settings: Settings, model: ModelDeclaration, services: run_v2.Servi
         "env": [{"name": "MODEL_ID", "value": model.model_id}],
         "resources": {
             "limits": {"cpu": model.cpu, "memory": model.memory},
-            "cpu_idle": True,
+            # As in every later revision: see shared/gcp/cloud_run.py.
+            "cpu_idle": False,
             "startup_cpu_boost": True,
         },
     }
@@ -175,3 +179,27 @@ def _service(settings: Settings, model: ModelDeclaration, services: run_v2.Servi
     services.create_service(parent=settings.parent, service=service, service_id=service_id).result(
         timeout=120
     )
+
+
+def _job(settings: Settings, model: ModelDeclaration, run_jobs: run_v2.JobsClient) -> None:
+    """Create the model's job once; each execution is told which version it prepares."""
+    job_id = model.config.job
+    try:
+        run_jobs.get_job(name=f"{settings.parent}/jobs/{job_id}")
+        return
+    except NotFound:
+        pass
+    container = {
+        "image": model.image,
+        "args": ["prepare"],
+        "env": [{"name": "MODEL_ID", "value": model.model_id}],
+        "resources": {"limits": {"cpu": model.cpu, "memory": model.memory}},
+    }
+    task = {
+        "containers": [container],
+        "service_account": model.service_account,
+        "max_retries": TASK_RETRIES,
+        "timeout": {"seconds": TASK_TIMEOUT_S},
+    }
+    job = run_v2.Job({"template": {"task_count": model.prepare.tasks, "template": task}})
+    run_jobs.create_job(parent=settings.parent, job=job, job_id=job_id).result(timeout=120)

@@ -51,6 +51,7 @@ TARGETS = {
     "finish_deployment": "http",
     "judge_canary": "http",
     "on_training_completed": "cloudevent",
+    "prepare_model": "http",
     "reconcile": "http",
     "roll_back": "http",
     "shift_traffic": "http",
@@ -119,6 +120,7 @@ class LocalCloud:
                 "PYTHONPATH": str(ROOT),
                 "TURNOUT_IDENTITY": "local",
                 "TURNOUT_SECRET": self._identity.secret("dashboard"),
+                "TURNOUT_TOOLS": "turnout",
             },
             # A browser has no ID token; the dashboard itself refuses whoever is not here.
             public=["dashboard"],

@@ -10,6 +10,8 @@ PipelineError
 ├── Refused                   422  understood, and can never succeed as it is
 │   ├── MessageRefused             a training-completed message that cannot be right
 │   ├── ArtifactsRefused           the training artifacts are incomplete or changed
+│   ├── ModelRefused               the model was loaded and cannot be served
+│   ├── PreparationFailed          the job that prepares the model ended without a verdict
 │   ├── RevisionFailed             Cloud Run gave up on the new revision
 │   └── HealthCheckFailed          the candidate answered, and wrongly
 └── Unavailable               503  trying again may succeed
@@ -110,6 +112,22 @@ class ArtifactsRefused(Refused):
     """The artifacts are incomplete, or changed while they were copied."""
 
     code, title = "artifacts_refused", "The training artifacts cannot be deployed"
+
+
+class ModelRefused(Refused):
+    """A task of the preparation loaded the model and says, for people, why it cannot be served."""
+
+    code, title = "model_refused", "The model cannot be served"
+
+
+class PreparationFailed(Refused):
+    """The job that prepares the model ended, and neither prepared nor refused it."""
+
+    code, title = "preparation_failed", "The model could not be prepared"
+
+    def __init__(self, execution: str, message: str, logs: str = "") -> None:
+        where = f"; its logs: {logs}" if logs else "; see its logs"
+        super().__init__(f"job execution {execution.split('/')[-1]!r}: {message}{where}")
 
 
 class RevisionFailed(Refused):

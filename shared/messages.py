@@ -6,8 +6,16 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
+from shared.domain.deployment import ModelConfig, RetrievalKind
 from shared.domain.quality_gate import DeployWhen
 from shared.domain.rollout import Strategy, parse_duration, plan_rollout
 from shared.errors import InvalidRequest
@@ -21,6 +29,7 @@ Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line of text for people: no control characters, so that a log line stays one."""
 
 SCHEMA_VERSION = 1
+_configs = TypeAdapter(ModelConfig)
 _ARTIFACT_URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/([^\x00-\x1f\x7f]{1,900})")
 
 
@@ -138,6 +147,24 @@ class Policy(Message):
         return over
 
 
+class Prepare(Message):
+    """What is prepared before a revision exists: answers a customer, for whom, by how many tasks.
+
+    With `top_k` 0 the model is only checked; without `customers` all of customers.txt count.
+    """
+
+    top_k: Annotated[int, Field(ge=0, le=100)] = 20
+    customers: Annotated[int, Field(ge=1)] | None = None
+    tasks: Annotated[int, Field(ge=1, le=100)] = 1
+
+
+class Retrieval(Message):
+    """How products are searched, and the recall against exact that an index must reach."""
+
+    kind: RetrievalKind = RetrievalKind.EXACT
+    minimum_recall: Annotated[float, Field(ge=0, le=1)] = 0.95
+
+
 class ModelDeclaration(Message):
     """One model as Terraform's `models` map declares it (Firestore: model_configs/ID)."""
 
@@ -152,7 +179,14 @@ class ModelDeclaration(Message):
     startup_timeout_s: Annotated[int, Field(ge=10, le=240)] = 240
     env: dict[str, str] = {}
     golden_customers: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    prepare: Prepare = Prepare()
+    retrieval: Retrieval = Retrieval()
     policy: Policy = Policy()
+
+    @property
+    def config(self) -> ModelConfig:
+        """What a deployment keeps of it: all but the policy, which its plan already followed."""
+        return _configs.validate_python(self.model_dump(exclude={"policy"}))
 
 
 class StepRequest(Message):
@@ -168,6 +202,10 @@ class ClaimDeployment(StepRequest):
 
 class CopyArtifacts(StepRequest):
     """Copy the training artifacts to the serving bucket."""
+
+
+class PrepareModel(StepRequest):
+    """Load the model before any revision exists, and compute its prepared answers."""
 
 
 class CreateRevision(StepRequest):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from shared.config import Settings
@@ -147,6 +148,48 @@ class Stale(Exception):
     """The service changed after it was read: read again, check the token again, write again."""
 
 
+class JobState(StrEnum):
+    """How an execution of a job stands."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class JobView:
+    """An execution of a job: its state, Cloud Run's message, tasks that succeeded of all.
+
+    `logs` is where its logs are, for people.
+    """
+
+    state: JobState
+    message: str
+    done: int
+    tasks: int
+    logs: str
+
+
+class Jobs(Protocol):
+    """Executions of the Cloud Run jobs that prepare models."""
+
+    def start(self, deployment: Deployment) -> str:
+        """Start one for the deployment, and do not wait; return its resource name.
+
+        NotFound where the model has no job.
+        """
+        ...
+
+    def execution(self, name: str) -> JobView | None:
+        """Return an execution as it is now, or None."""
+        ...
+
+    def cancel(self, name: str) -> None:
+        """Ask it to stop; one that ended already, or is unknown, stays as it is."""
+        ...
+
+
 class Executions(Protocol):
     """Executions of the workflow."""
 
@@ -223,6 +266,7 @@ class Ports:
     state: State
     objects: Objects
     cloud_run: CloudRun
+    jobs: Jobs
     executions: Executions
     dead_letters: DeadLetters
     predictions: Predictions

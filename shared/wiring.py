@@ -16,6 +16,7 @@ from google.cloud.workflows import executions_v1
 from shared.config import DEAD_LETTER_TOPIC, Settings
 from shared.gcp.cloud_run import RunServices
 from shared.gcp.firestore import FirestoreKeys, FirestoreState
+from shared.gcp.jobs import RunJobs
 from shared.gcp.predictions import HttpPredictions
 from shared.gcp.pubsub import Topic
 from shared.gcp.serving_metrics import FirestoreServingHours
@@ -86,6 +87,12 @@ def cloud_run() -> RunServices:
 
 
 @functools.cache
+def jobs() -> RunJobs:
+    """Executions of the jobs that prepare models."""
+    return RunJobs(grpc_client(run_v2.JobsClient), grpc_client(run_v2.ExecutionsClient), settings())
+
+
+@functools.cache
 def executions() -> WorkflowExecutions:
     """Executions of the deployment workflow."""
     return WorkflowExecutions(grpc_client(executions_v1.ExecutionsClient), settings())
@@ -99,6 +106,7 @@ def ports() -> Ports:
         state=state(),
         objects=StorageObjects(StorageClient(project=settings().project)),
         cloud_run=cloud_run(),
+        jobs=jobs(),
         executions=executions(),
         dead_letters=topic(DEAD_LETTER_TOPIC),
         predictions=HttpPredictions(),

@@ -105,6 +105,8 @@ class Dashboard:
         self.signer = signer or SIGNER
         self.clock = fakes.FakeClock(NOW)
         self.cloud_run = fakes.FakeCloudRun()
+        self.objects = fakes.FakeObjects("training", "serving")
+        self.jobs = fakes.FakeJobs(self.objects)
         self.executions = fakes.FakeExecutions()
         self.topic = fakes.FakeDeadLetters()
         keys = fakes.FakeKeys()
@@ -112,8 +114,9 @@ class Dashboard:
         self.ports = Ports(
             settings=fakes.SETTINGS,
             state=self.state,
-            objects=fakes.FakeObjects("training", "serving"),
+            objects=self.objects,
             cloud_run=self.cloud_run,
+            jobs=self.jobs,
             executions=self.executions,
             dead_letters=fakes.FakeDeadLetters(),
             predictions=fakes.FakePredictions(self.cloud_run, keys),

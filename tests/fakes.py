@@ -7,6 +7,7 @@ use cases meet the same refusals here as there.
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,15 @@ from shared.domain.deployment import Deployment, Event
 from shared.domain.model import Book, Model
 from shared.errors import ArtifactsRefused, NotFound, Refused, Unavailable
 from shared.messages import ModelDeclaration
-from shared.ports import Ports, RevisionView, ServiceView, Stale, StoredObject
+from shared.ports import (
+    JobState,
+    JobView,
+    Ports,
+    RevisionView,
+    ServiceView,
+    Stale,
+    StoredObject,
+)
 
 T = TypeVar("T")
 Path = tuple[str, str]
@@ -453,6 +462,136 @@ class FakeCloudRun:
         service.served, service.served_tags = served, dict(service.tags)
 
 
+@dataclass
+class Preparation:
+    """How the preparation of a model goes: what its tasks find, or why they do not end.
+
+    `refused` is every task's reason; `fails` is Cloud Run's message of an execution whose
+    tasks leave no verdict. `customers` are those of customers.txt; `reads_until_done` counts
+    the looks at an execution that see none of its tasks done.
+    """
+
+    refused: str = ""
+    fails: str = ""
+    customers: int = 671
+    products: int = 50
+    recall: float | None = None
+    reads_until_done: int = 0
+
+
+@dataclass
+class FakeJobExecution:
+    """An execution: for whom, and how far it is."""
+
+    deployment: Deployment
+    behaviour: Preparation
+    state: JobState = JobState.RUNNING
+    message: str = ""
+    ended: int = 0
+    succeeded: int = 0
+
+
+class FakeJobs:
+    """Jobs whose tasks end one a look, and write what the serving image's would.
+
+    `behaviours` says by training run how it goes; `cancelling` is told of each cancel, and
+    may raise.
+    """
+
+    def __init__(self, objects: FakeObjects) -> None:
+        self.behaviours: dict[int, Preparation] = {}
+        self.cancelling: Callable[[str], object] = lambda _: None
+        self.executions: dict[str, FakeJobExecution] = {}
+        self.declared: set[str] = set()
+        self._objects = objects
+        self._lock = threading.Lock()
+
+    def declare(self, name: str) -> None:
+        """Create a job as Terraform does."""
+        self.declared.add(name)
+
+    def start(self, deployment: Deployment) -> str:
+        """Start one for the deployment; return its resource name."""
+        job = deployment.config.job
+        if job not in self.declared:
+            raise NotFound(f"Cloud Run has no job {job!r}")
+        behaviour = self.behaviours.setdefault(deployment.training_run, Preparation())
+        with self._lock:
+            name = f"jobs/{job}/executions/{job}-{len(self.executions) + 1}"
+            self.executions[name] = FakeJobExecution(deployment, replace(behaviour))
+        return name
+
+    def execution(self, name: str) -> JobView | None:
+        """Return an execution as it is now, or None."""
+        with self._lock:
+            found = self.executions.get(name)
+            if found is None:
+                return None
+            self._go_on(found)
+            tasks = found.deployment.config.prepare.tasks
+            logs = f"https://logs.test/{name}"
+            return JobView(found.state, found.message, found.succeeded, tasks, logs)
+
+    def cancel(self, name: str) -> None:
+        """Ask it to stop; one that ended already, or is unknown, stays as it is."""
+        self.cancelling(name)
+        with self._lock:
+            found = self.executions.get(name)
+            if found and found.state is JobState.RUNNING:
+                found.state, found.message = JobState.CANCELLED, "the execution was cancelled"
+
+    def _go_on(self, execution: FakeJobExecution) -> None:
+        if execution.state is not JobState.RUNNING:
+            return
+        behaviour, tasks = execution.behaviour, execution.deployment.config.prepare.tasks
+        if behaviour.reads_until_done:
+            behaviour.reads_until_done -= 1
+            return
+        if not behaviour.fails:
+            self._write(execution.deployment, execution.ended, behaviour)
+        execution.ended += 1
+        execution.succeeded += not (behaviour.fails or behaviour.refused)
+        if execution.ended == tasks:
+            failed = behaviour.fails or ("a task exited with code 1" if behaviour.refused else "")
+            execution.state = JobState.FAILED if failed else JobState.SUCCEEDED
+            execution.message = failed
+
+    def _write(self, deployment: Deployment, task: int, behaviour: Preparation) -> None:
+        prepare = deployment.config.prepare
+        of = f"{task:05d}-of-{prepare.tasks:05d}"
+        prefix = deployment.serving_model_path.removeprefix("gs://serving/")
+        wanted = min(behaviour.customers, prepare.customers or behaviour.customers)
+        share = len(range(task, wanted, prepare.tasks)) if prepare.top_k else 0
+        files = []
+        if share and not behaviour.refused:
+            path = f"prepared/answers-{of}.table"
+            self._objects.create("serving", prefix + path, f"answers {of}".encode(), "table")
+            [stored] = self._objects.list("serving", prefix + path)
+            files.append(
+                {
+                    "path": path,
+                    "size": stored.size,
+                    "crc32c": stored.crc32c,
+                    "generation": stored.generation,
+                }
+            )
+        verdict = {
+            "schema_version": 1,
+            "digest": deployment.artifact_digest,
+            "task": task,
+            "tasks": prepare.tasks,
+            "refused": behaviour.refused,
+            "code": "model_contract" if behaviour.refused else "",
+            "files": files,
+            "products": behaviour.products,
+            "customers": share,
+            "top_k": prepare.top_k,
+            "recall": behaviour.recall if task == 0 else None,
+        }
+        name = f"{prefix}prepared/task-{of}.json"
+        self._objects.create("serving", name, json.dumps(verdict).encode(), "application/json")
+
+
 class FakeExecutions:
     """Executions that stay ACTIVE until a test ends them; `started` is told of each."""
 
@@ -605,6 +744,7 @@ class World:
     state: FakeState
     objects: FakeObjects
     cloud_run: FakeCloudRun
+    jobs: FakeJobs
     executions: FakeExecutions
     dead_letters: FakeDeadLetters
     predictions: FakePredictions
@@ -615,12 +755,16 @@ class World:
     def of(*declarations: ModelDeclaration) -> World:
         """Return a world in which the models are declared and nothing has happened."""
         cloud_run, keys = FakeCloudRun(), FakeKeys()
+        objects = FakeObjects("training", "serving")
+        jobs = FakeJobs(objects)
         for declaration in declarations:
-            cloud_run.declare(f"model-serving-{declaration.model_id}")
+            cloud_run.declare(declaration.config.service)
+            jobs.declare(declaration.config.job)
         return World(
             state=FakeState(*declarations),
-            objects=FakeObjects("training", "serving"),
+            objects=objects,
             cloud_run=cloud_run,
+            jobs=jobs,
             executions=FakeExecutions(),
             dead_letters=FakeDeadLetters(),
             predictions=FakePredictions(cloud_run, keys),
@@ -636,6 +780,7 @@ class World:
                 state=self.state,
                 objects=self.objects,
                 cloud_run=self.cloud_run,
+                jobs=self.jobs,
                 executions=self.executions,
                 dead_letters=self.dead_letters,
                 predictions=self.predictions,
@@ -659,6 +804,7 @@ def _template(deployment: Deployment) -> tuple[object, ...]:
         deployment.training_run,
         deployment.serving_model_path,
         deployment.artifact_digest,
+        deployment.prepared_digest,
     )
 
 

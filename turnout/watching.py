@@ -19,6 +19,7 @@ from turnout.output import console
 POLL_S = 0.5
 TITLES = {
     StepName.COPY_ARTIFACTS: "Copy the model's artifacts to the serving bucket",
+    StepName.PREPARE_MODEL: "Check the model and prepare its answers",
     StepName.CONFIGURE_SERVICE: "Update the Cloud Run service's configuration",
     StepName.DEPLOY_REVISION: "Deploy the new revision",
     StepName.HEALTH_CHECKS: "Run health checks",

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import flask
 
 from functions.dashboard import forms, key_pages, presenting
-from functions.dashboard.context import reader
+from functions.dashboard.context import parts, reader
 from functions.dashboard.rendering import (
     Fragment,
     answer_fragment,
@@ -25,6 +25,7 @@ from functions.dashboard.rendering import (
     way_back,
 )
 from functions.dashboard.schemas import DeploymentView, HourView, ModelView
+from functions.dashboard.settings import Tools
 from shared import wiring
 from shared.domain.deployment import Status
 from shared.errors import NotFound
@@ -129,20 +130,20 @@ def _first_message(model_id: str) -> str:
 
 
 def _publish_command() -> str:
-    settings = wiring.settings()
-    if settings.grpc_emulator:
+    if parts().settings.tools is Tools.TURNOUT:
         return "turnout publish --file message.json"
+    project = wiring.settings().project
     return (
-        f"gcloud pubsub topics publish training-completed --project={settings.project} \\\n"
+        f"gcloud pubsub topics publish training-completed --project={project} \\\n"
         '  --message="$(cat message.json)"'
     )
 
 
 def logs_url(model: ModelView) -> str:
     """Return where the service's logs are: Cloud Logging, or a page that says where."""
-    settings = wiring.settings()
-    if settings.grpc_emulator:
+    if parts().settings.tools is Tools.TURNOUT:
         return flask.url_for("pages.logs", model_id=model.model_id)
+    settings = wiring.settings()
     query = (
         f'resource.type="cloud_run_revision"\nresource.labels.service_name="{model.service}"\n'
         f'resource.labels.location="{settings.region}"'

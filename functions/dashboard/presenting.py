@@ -40,6 +40,11 @@ _ADVICE = {
         "Look at the training run's files; when they are complete, deploy the run again, "
         "or train it again under a new run number."
     ),
+    StepName.PREPARE_MODEL: (
+        "The model was loaded before anything was changed. Where it was refused, export it as "
+        "the reason asks and train it again; where the job failed, look at its logs, then "
+        "deploy the run again."
+    ),
     StepName.CONFIGURE_SERVICE: (
         "Look at the service's logs and at the model's image and limits, then deploy again."
     ),
@@ -246,7 +251,7 @@ def traffic_sentence(version: str, current: str | None, stages: Sequence[StageVi
         else "There is no earlier version to go back to yet."
     )
     return (
-        f"First {version} is copied, started and checked; until that is done nothing changes. "
+        f"First {version} is copied, prepared, started and checked; until then nothing changes. "
         f"Then it takes {moves}. {stays}"
     )
 

@@ -67,7 +67,10 @@ class TrafficShare(View):
 
 
 class DeploymentView(View):
-    """A version of a model. `etag` changes with every change of it (see If-Match)."""
+    """A version of a model. `etag` changes with every change of it (see If-Match).
+
+    `prepared_customers` is None until the model's answers are prepared.
+    """
 
     id: str
     model_id: str
@@ -88,6 +91,9 @@ class DeploymentView(View):
     endpoint_url: str
     serving_model_path: str
     artifact_digest: str
+    prepare_execution: str
+    prepared_digest: str
+    prepared_customers: int | None
     metrics: dict[str, float]
     recall_at_100: float | None
     recall_at_50: float | None

@@ -21,6 +21,13 @@ class IdentityMode(StrEnum):
     LOCAL = "local"
 
 
+class Tools(StrEnum):
+    """With which tools people publish messages and read logs: Google's, or the local cloud's."""
+
+    GCLOUD = "gcloud"
+    TURNOUT = "turnout"
+
+
 @dataclass(frozen=True)
 class DashboardSettings:
     """Identity, roles and what surrounds the dashboard.
@@ -29,7 +36,8 @@ class DashboardSettings:
     `viewers` everybody whom Google lets in may read. `on_cloud_run` is Cloud Run's own
     word. `forwarded_hops` counts the entries that Google appends to X-Forwarded-For.
     `origins` are further origins that the pages are reached under. `secret` signs forms
-    and derives repeated API keys; all instances must have the same.
+    and derives repeated API keys; all instances must have the same. `tools` says which
+    commands and links the pages offer.
     """
 
     mode: IdentityMode = IdentityMode.IAM
@@ -42,6 +50,7 @@ class DashboardSettings:
     forwarded_hops: int = 0
     origins: frozenset[str] = frozenset()
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    tools: Tools = Tools.GCLOUD
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None) -> DashboardSettings:
@@ -51,6 +60,9 @@ class DashboardSettings:
         if name not in list(IdentityMode):
             raise ValueError(f"TURNOUT_IDENTITY is iam, iap or local, got {name!r}")
         mode = IdentityMode(name)
+        tools = values.get("TURNOUT_TOOLS", Tools.GCLOUD)
+        if tools not in list(Tools):
+            raise ValueError(f"TURNOUT_TOOLS is gcloud or turnout, got {tools!r}")
         on_cloud_run = bool(values.get("K_SERVICE"))
         if mode is IdentityMode.LOCAL and on_cloud_run:
             raise ValueError("TURNOUT_IDENTITY=local makes every caller an admin: not on Cloud Run")
@@ -76,6 +88,7 @@ class DashboardSettings:
             forwarded_hops=int(values.get("TURNOUT_FORWARDED_HOPS") or (1 if on_cloud_run else 0)),
             origins=_listed(values, "TURNOUT_ORIGINS"),
             secret=secret,
+            tools=Tools(tools),
         )
 
 

@@ -37,6 +37,7 @@ from shared.messages import Policy
 
 TITLES = {
     StepName.COPY_ARTIFACTS: "Copy artifacts",
+    StepName.PREPARE_MODEL: "Prepare model",
     StepName.CONFIGURE_SERVICE: "Configure service",
     StepName.DEPLOY_REVISION: "Deploy revision",
     StepName.HEALTH_CHECKS: "Health checks",
@@ -93,6 +94,9 @@ def deployment_view(
         endpoint_url=deployment.endpoint_url,
         serving_model_path=deployment.serving_model_path,
         artifact_digest=deployment.artifact_digest,
+        prepare_execution=deployment.prepare_execution,
+        prepared_digest=deployment.prepared_digest,
+        prepared_customers=deployment.prepared_customers,
         metrics=dict(deployment.metrics),
         recall_at_100=deployment.recall_at_100,
         recall_at_50=deployment.recall_at_50,

@@ -40,6 +40,7 @@ class StepName(StrEnum):
     """The steps of the progress view, in their order."""
 
     COPY_ARTIFACTS = "copy_artifacts"
+    PREPARE_MODEL = "prepare_model"
     CONFIGURE_SERVICE = "configure_service"
     DEPLOY_REVISION = "deploy_revision"
     HEALTH_CHECKS = "health_checks"
@@ -66,6 +67,33 @@ class Step:
     error: str = ""
 
 
+class RetrievalKind(StrEnum):
+    """How the model's products are searched: all of them, or through an approximate index."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What is computed before a revision exists: `top_k` answers a customer (0: none).
+
+    `customers` limits it to so many of customers.txt, its first lines; `tasks` share the work.
+    """
+
+    top_k: int = 20
+    customers: int | None = None
+    tasks: int = 1
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """How products are searched; an index whose recall is below the minimum (0-1) is refused."""
+
+    kind: RetrievalKind = RetrievalKind.EXACT
+    minimum_recall: float = 0.95
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A model as Terraform declares it; the pipeline only reads it, and snapshots it."""
@@ -81,11 +109,18 @@ class ModelConfig:
     startup_timeout_s: int = 240
     env: Mapping[str, str] = field(default_factory=dict)
     golden_customers: tuple[str, ...] = ()
+    prepare: PrepareConfig = PrepareConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
 
     @property
     def service(self) -> str:
         """The Cloud Run service that serves this model."""
         return f"model-serving-{self.model_id}"
+
+    @property
+    def job(self) -> str:
+        """The Cloud Run job that prepares this model's versions."""
+        return f"prepare-{self.model_id}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +130,8 @@ class Deployment:
     `token` is the fencing token while (and since) it holds the model's lock; without one
     it waits for its turn. `snapshot` is the traffic that an abort restores. `paused` and
     `approved` are a person's word on the stage that bakes: stay, or go on now.
+    `prepare_execution` is the job's execution that prepares it, `prepared_digest` the
+    identity of what that wrote, `prepared_customers` how many have their answers in it.
     """
 
     id: str
@@ -117,6 +154,9 @@ class Deployment:
     traffic_percent: int = 0
     serving_model_path: str = ""
     artifact_digest: str = ""
+    prepare_execution: str = ""
+    prepared_digest: str = ""
+    prepared_customers: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     recall_at_100: float | None = None
     recall_at_50: float | None = None

@@ -10,6 +10,7 @@ from shared.domain.deployment import Deployment, Status, Step, StepName, StepSta
 
 GUESS_S = {
     StepName.COPY_ARTIFACTS: 5.0,
+    StepName.PREPARE_MODEL: 20.0,
     StepName.CONFIGURE_SERVICE: 3.0,
     StepName.DEPLOY_REVISION: 30.0,
     StepName.HEALTH_CHECKS: 5.0,

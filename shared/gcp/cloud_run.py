@@ -17,7 +17,7 @@ TOKEN_ANNOTATION = "turnout/fencing-token"
 PORT = 8080
 PROBE_PERIOD_S = 1
 _BY_NAME = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION
-_passing = retry.Retry(
+passing = retry.Retry(
     predicate=retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.DeadlineExceeded),
     timeout=30,
 )
@@ -39,7 +39,7 @@ class RunServices:
     def service(self, name: str) -> ServiceView:
         """Return the service as it is now; NotFound where there is none."""
         try:
-            found = self._services.get_service(name=self._path(name), retry=_passing)
+            found = self._services.get_service(name=self._path(name), retry=passing)
         except exceptions.NotFound:
             raise NotFound(
                 f"Cloud Run has no service {name!r}; apply Terraform for this model first"
@@ -53,7 +53,7 @@ class RunServices:
         """
         path = f"{self._path(service)}/revisions/{revision}"
         try:
-            found = self._revisions.get_revision(name=path, retry=_passing)
+            found = self._revisions.get_revision(name=path, retry=passing)
         except exceptions.NotFound:
             return None
         states = run_v2.Condition.State
@@ -114,6 +114,24 @@ class RunServices:
         return f"{self._settings.parent}/services/{name}"
 
 
+def model_environment(deployment: Deployment) -> dict[str, str]:
+    """Return what a container is told of the version: to prepare it, and to serve it."""
+    return {
+        **deployment.config.env,
+        "MODEL_ID": deployment.model_id,
+        "MODEL_PATH": deployment.serving_model_path,
+        "MODEL_VERSION": deployment.name,
+        "MODEL_DIGEST": deployment.artifact_digest,
+        "TRAINING_RUN": str(deployment.training_run),
+        "RETRIEVAL": deployment.config.retrieval.kind.value,
+    }
+
+
+def variables(values: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return environment variables in the API's form, by name."""
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
+
+
 def _view(found: run_v2.Service) -> ServiceView:
     latest = found.latest_ready_revision.split("/")[-1]
     split: dict[str, int] = {}
@@ -155,22 +173,21 @@ def _targets(split: Mapping[str, int], tags: Mapping[str, str]) -> list[run_v2.T
 
 def _template(deployment: Deployment, revision: str) -> run_v2.RevisionTemplate:
     config = deployment.config
-    values = {
-        **config.env,
-        "MODEL_ID": deployment.model_id,
-        "MODEL_PATH": deployment.serving_model_path,
-        "MODEL_VERSION": deployment.name,
-        "MODEL_DIGEST": deployment.artifact_digest,
-        "TRAINING_RUN": str(deployment.training_run),
-    }
+    values = model_environment(deployment)
+    if deployment.prepared_digest:
+        values["PREPARED_DIGEST"] = deployment.prepared_digest
     container: dict[str, Any] = {
         "image": config.image,
-        "env": [{"name": name, "value": value} for name, value in sorted(values.items())],
+        "env": variables(values),
         "ports": [{"container_port": PORT}],
-        # Setting resources makes cpu_idle False unless it is said: billed by request only.
+        # Instance-based billing: /health is 200 as soon as the prepared answers are mapped, and
+        # the model loads behind them. Billed by request, an instance has (next to) no CPU between
+        # requests once its startup probe has passed, so that the model would load only while
+        # requests are under way. The boost is over some 10 s after the start: too early for that.
+        # https://docs.cloud.google.com/run/docs/tips/general#background-activity
         "resources": {
             "limits": {"cpu": config.cpu, "memory": config.memory},
-            "cpu_idle": True,
+            "cpu_idle": False,
             "startup_cpu_boost": True,
         },
         # "Port open" is not "model loaded": ask the container itself.

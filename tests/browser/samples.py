@@ -18,7 +18,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from functions.dashboard.identity import Who
 from functions.dashboard.schemas import CreateKey
-from functions.dashboard.settings import DashboardSettings, IdentityMode
+from functions.dashboard.settings import DashboardSettings, IdentityMode, Tools
 from shared import wiring
 from shared.domain.deployment import Deployment, Event, Status, Step, StepName, StepState
 from shared.domain.model import Book, abort, roll_back
@@ -69,7 +69,7 @@ def gallery(folder: Path) -> Iterator[Gallery]:
         wiring.settings.cache_clear()
         with firestore_here(folder, patch) as client:
             dashboard = Dashboard(client)
-            app = dashboard.another(DashboardSettings(mode=IdentityMode.LOCAL))
+            app = dashboard.another(DashboardSettings(mode=IdentityMode.LOCAL, tools=Tools.TURNOUT))
             server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
@@ -91,7 +91,9 @@ def _fill(dashboard: Dashboard, url: str) -> Gallery:
     failed = _failed(dashboard, now)
     dashboard.clock.time = now - timedelta(days=9)
     admin = Who(PERSON, "admin", "dashboard 203.0.113.9")
-    actions = dashboard.another(DashboardSettings(mode=IdentityMode.LOCAL)).extensions["turnout"]
+    actions = dashboard.another(
+        DashboardSettings(mode=IdentityMode.LOCAL, tools=Tools.TURNOUT)
+    ).extensions["turnout"]
     actions.actions.create_key(MODEL, CreateKey(name="app", days=None), admin)
     kept = actions.actions.create_key(MODEL, CreateKey(name="web shop", days=90), admin)
     old = actions.actions.create_key(MODEL, CreateKey(name="old batch job", days=None), admin)

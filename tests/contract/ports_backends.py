@@ -31,6 +31,7 @@ from shared.config import DEAD_LETTER_TOPIC, WORKFLOW
 from shared.domain.deployment import Deployment, Event
 from shared.gcp.cloud_run import RunServices
 from shared.gcp.firestore import FirestoreKeys, FirestoreState
+from shared.gcp.jobs import RunJobs
 from shared.gcp.predictions import HttpPredictions
 from shared.gcp.pubsub import Topic
 from shared.gcp.storage import StorageObjects
@@ -39,21 +40,24 @@ from shared.messages import ModelDeclaration
 from shared.ports import Ports
 from shared.wiring import SystemClock
 from tests.contract.listener import listening
-from tests.fakes import SETTINGS, Behaviour, World
+from tests.fakes import SETTINGS, Behaviour, Preparation, World
 
 T = TypeVar("T")
-CRASHING_RUN = 13
+CRASHING_RUN, HANGING_RUN = 13, 14
 WHY_IT_CRASHES = "the model cannot be loaded"
 WHY_IT_FAILS = "it broke"
 DEADLINE_S = 30.0
 
-# A container that answers as a model's does, from the same environment.
+# A container that answers as a model's does, or prepares it, from the same environment.
 SERVING = f"""
-import http.server, json, os, sys
+import http.server, json, os, sys, time
 
 run = os.environ.get("TRAINING_RUN")
 if run == "{CRASHING_RUN}":
     sys.exit("{WHY_IT_CRASHES}")
+if "prepare" in sys.argv:
+    time.sleep(3600 if run == "{HANGING_RUN}" else 0)
+    sys.exit()
 version = os.environ.get("MODEL_VERSION")
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -115,7 +119,7 @@ class Backend(Protocol):
     ports: Ports
 
     def declare(self, model: ModelDeclaration) -> None:
-        """Declare a model and create its empty service, as Terraform does."""
+        """Declare a model and create its empty service and its job, as Terraform does."""
         ...
 
     def train(self, name: str, content: bytes) -> None:
@@ -146,11 +150,14 @@ class Fakes:
             WHY_IT_CRASHES if deployment.training_run == CRASHING_RUN else ""
         )
         world.predictions.behaviours[CRASHING_RUN] = Behaviour()
+        world.jobs.behaviours[CRASHING_RUN] = Preparation(fails="a task exited with code 1")
+        world.jobs.behaviours[HANGING_RUN] = Preparation(reads_until_done=1_000_000)
         world.executions.started = self._started
 
     def declare(self, model: ModelDeclaration) -> None:
         self._world.state.declare(model)
-        self._world.cloud_run.declare(f"model-serving-{model.model_id}")
+        self._world.cloud_run.declare(model.config.service)
+        self._world.jobs.declare(model.config.job)
 
     def train(self, name: str, content: bytes) -> None:
         self._world.objects.put("training", name, content)
@@ -194,6 +201,7 @@ class LocalCloud:
         channel = stack.enter_context(grpc.insecure_channel(target))
         project = SETTINGS.project
         self._services = _client(run_v2.ServicesClient, channel)
+        self._jobs = _client(run_v2.JobsClient, channel)
         self._storage = storage.Client(project=project)
         for bucket in ("training", "serving"):
             self._storage.create_bucket(bucket)
@@ -212,6 +220,7 @@ class LocalCloud:
             cloud_run=RunServices(
                 self._services, _client(run_v2.RevisionsClient, channel), SETTINGS
             ),
+            jobs=RunJobs(self._jobs, _client(run_v2.ExecutionsClient, channel), SETTINGS),
             executions=WorkflowExecutions(
                 _client(executions_v1.ExecutionsClient, channel), SETTINGS
             ),
@@ -225,7 +234,7 @@ class LocalCloud:
         self._database.collection("model_configs").document(model.model_id).set(
             model.model_dump(mode="json")
         )
-        service_id = f"model-serving-{model.model_id}"
+        service_id = model.config.service
         container = {"image": model.image, "env": [{"name": "MODEL_ID", "value": model.model_id}]}
         self._services.create_service(
             parent=SETTINGS.parent,
@@ -236,6 +245,12 @@ class LocalCloud:
                     "template": {"revision": f"{service_id}-v0-1", "containers": [container]},
                 }
             ),
+        ).result(timeout=DEADLINE_S)
+        task = {"containers": [{**container, "args": ["prepare"]}], "max_retries": 0}
+        self._jobs.create_job(
+            parent=SETTINGS.parent,
+            job_id=model.config.job,
+            job=run_v2.Job({"template": {"template": task}}),
         ).result(timeout=DEADLINE_S)
 
     def train(self, name: str, content: bytes) -> None:

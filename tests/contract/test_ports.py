@@ -15,7 +15,6 @@ import pytest
 from shared.domain.deployment import (
     Deployment,
     Event,
-    ModelConfig,
     Status,
     Step,
     StepName,
@@ -25,10 +24,11 @@ from shared.domain.model import Book, Lock, LockKind, Model
 from shared.domain.rollout import Strategy, plan_rollout
 from shared.errors import ArtifactsRefused, NotFound, Refused, Unavailable
 from shared.messages import ModelDeclaration
-from shared.ports import Ports, ServiceView, Stale
+from shared.ports import JobState, JobView, Ports, ServiceView, Stale
 from tests.contract.ports_backends import (
     BACKENDS,
     CRASHING_RUN,
+    HANGING_RUN,
     WHY_IT_CRASHES,
     WHY_IT_FAILS,
     Backend,
@@ -56,9 +56,13 @@ def model_id() -> str:
     return f"model-{next(_numbers)}"
 
 
-def declaration(model_id: str) -> ModelDeclaration:
+def declaration(model_id: str, **fields: Any) -> ModelDeclaration:
     return ModelDeclaration(
-        model_id=model_id, image="serving", service_account="serving@turnout-test", cpu="1"
+        model_id=model_id,
+        image="serving",
+        service_account="serving@turnout-test",
+        cpu="1",
+        **fields,
     )
 
 
@@ -71,7 +75,7 @@ def deployment(model_id: str, version: int = 1, **fields: Any) -> Deployment:
         "training_run": run,
         "request_id": "auto",
         "artifact_uri": f"gs://training/run-{run}",
-        "config": ModelConfig(**declaration(model_id).model_dump(exclude={"policy"})),
+        "config": declaration(model_id).config,
         "plan": plan_rollout(Strategy.GRADUAL, (10, 50), 90),
         "deployed_by": "ops@example.com",
         "created_at": AT,
@@ -146,6 +150,14 @@ def test_model_and_deployment_come_back_as_they_were_written(ports: Ports, model
         metrics={"recall_at_100": 0.25},
         recall_at_100=0.25,
         healthy=True,
+        config=declaration(
+            model_id,
+            prepare={"top_k": 50, "customers": 1000, "tasks": 4},
+            retrieval={"kind": "approximate", "minimum_recall": 0.9},
+        ).config,
+        prepare_execution="jobs/prepare/executions/1",
+        prepared_digest="sha256:prepared",
+        prepared_customers=1000,
         snapshot={"model-v1-1": 100},
         steps={
             StepName.COPY_ARTIFACTS.value: Step(StepState.DONE, AT, AT, "3 files"),
@@ -526,6 +538,79 @@ def test_url_that_nobody_serves_is_unavailable(ports: Ports) -> None:
         ports.predictions.health("http://127.0.0.1:1")
     with pytest.raises(Unavailable):
         ports.predictions.recommend("http://127.0.0.1:1", "key", ["a"], 1)
+
+
+# Jobs
+
+
+@pytest.fixture(scope="module")
+def prepared_id(backend: Backend) -> str:
+    """A model whose job prepares by two tasks."""
+    model_id = f"movies-{next(_numbers)}"
+    backend.declare(declaration(model_id))
+    return model_id
+
+
+def by_two(model_id: str, run: int) -> Deployment:
+    config = declaration(model_id, prepare={"tasks": 2}).config
+    return deployment(model_id, training_run=run, config=config)
+
+
+def ended(ports: Ports, name: str) -> JobView:
+    """Return an execution of a job once it has ended."""
+    found = until(
+        lambda: ports.jobs.execution(name),
+        lambda view: view is not None and view.state is not JobState.RUNNING,
+    )
+    assert found
+    return found
+
+
+def test_job_runs_by_as_many_tasks_as_the_deployment_asks_for(
+    ports: Ports, prepared_id: str
+) -> None:
+    name = ports.jobs.start(by_two(prepared_id, 1))
+    found = ended(ports, name)
+    assert (found.state, found.done, found.tasks) == (JobState.SUCCEEDED, 2, 2)
+    assert found.logs
+    ports.jobs.cancel(name)
+    assert ended(ports, name) == found
+
+
+def test_job_whose_task_fails_says_why(ports: Ports, prepared_id: str) -> None:
+    found = ended(ports, ports.jobs.start(by_two(prepared_id, CRASHING_RUN)))
+    assert (found.state, found.done) == (JobState.FAILED, 0)
+    assert "1" in found.message
+
+
+def test_running_job_is_cancelled_and_again_without_harm(ports: Ports, prepared_id: str) -> None:
+    name = ports.jobs.start(by_two(prepared_id, HANGING_RUN))
+    running = ports.jobs.execution(name)
+    assert running
+    assert (running.state, running.done) == (JobState.RUNNING, 0)
+    ports.jobs.cancel(name)
+    assert ended(ports, name).state is JobState.CANCELLED
+    ports.jobs.cancel(name)
+    assert ended(ports, name).state is JobState.CANCELLED
+
+
+def test_every_start_makes_another_execution_of_the_job(ports: Ports, prepared_id: str) -> None:
+    made = by_two(prepared_id, 1)
+    first, second = ports.jobs.start(made), ports.jobs.start(made)
+    assert first != second
+    assert {ended(ports, name).state for name in (first, second)} == {JobState.SUCCEEDED}
+
+
+def test_unknown_job_is_not_found_and_unknown_execution_is_none(
+    ports: Ports, prepared_id: str, model_id: str
+) -> None:
+    with pytest.raises(NotFound, match=f"prepare-{model_id}"):
+        ports.jobs.start(deployment(model_id))
+    known = ports.jobs.start(by_two(prepared_id, 1))
+    unknown = f"{known.rsplit('/', 1)[0]}/prepare-{prepared_id}-zzzzz"
+    assert ports.jobs.execution(unknown) is None
+    ports.jobs.cancel(unknown)
+    ended(ports, known)
 
 
 # Executions

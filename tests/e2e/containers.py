@@ -11,7 +11,8 @@ is served as it should be, so the same model can be deployed after the fault. FA
 
 `replace`, `rewrite` and `crash` become the real serving container afterwards (or for an even
 run). The others, and every empty v0 here, answer by themselves with the serving container's own
-bodies, because that takes a tenth of a second instead of the seconds that TensorFlow needs.
+bodies, because that takes a tenth of a second instead of the seconds that TensorFlow needs. As a
+job (`FAULT prepare`) each of them finds the model good, for the same reason.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ PRODUCTS = 20
 REPLACED_FILE = "saved_model/saved_model.pb"
 
 
-def main(fault: str) -> None:
+def main(fault: str, prepare: bool) -> None:
     """Be the container that the environment asks for."""
+    if prepare:
+        _write_verdict()
+        return
     run = int(os.environ.get("TRAINING_RUN", "0"))
     faulty = run % 2 == 1
     if faulty and fault == "crash":
@@ -45,11 +49,35 @@ def main(fault: str) -> None:
     serve(DEAF_REASON if faulty and fault == "deaf" else reason)
 
 
-def _tamper(fault: str) -> None:
+def _write_verdict() -> None:
+    objects, prefix = _version_folder()
+    verdict = {
+        "schema_version": 1,
+        "digest": os.environ["MODEL_DIGEST"],
+        "task": 0,
+        "tasks": 1,
+        "refused": "",
+        "code": "",
+        "files": [],
+        "products": PRODUCTS,
+        "customers": 0,
+        "top_k": 0,
+        "recall": None,
+    }
+    blob = objects.blob(prefix + "prepared/task-00000-of-00001.json")
+    blob.upload_from_string(json.dumps(verdict), content_type="application/json")
+
+
+def _version_folder() -> tuple[Any, str]:
+    """Return the serving bucket, and the prefix of this version's objects in it."""
     from google.cloud import storage
 
     bucket, _, prefix = os.environ["MODEL_PATH"].removeprefix("gs://").partition("/")
-    objects = storage.Client(project=os.environ["GOOGLE_CLOUD_PROJECT"]).bucket(bucket)
+    return storage.Client(project=os.environ["GOOGLE_CLOUD_PROJECT"]).bucket(bucket), prefix
+
+
+def _tamper(fault: str) -> None:
+    objects, prefix = _version_folder()
     if fault == "replace":
         objects.blob(prefix + REPLACED_FILE).upload_from_string(b"another model altogether")
         return
@@ -122,4 +150,4 @@ def _recommended(customer: str, top_k: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:] == ["prepare"])

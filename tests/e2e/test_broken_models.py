@@ -20,6 +20,7 @@ from tests.e2e.world import SERVING, World, message, version_of
 
 STEPS = [
     "copy_artifacts",
+    "prepare_model",
     "configure_service",
     "deploy_revision",
     "health_checks",
@@ -51,18 +52,18 @@ EXPECTED = {
         ),
     ),
     "corrupt": Expected(
-        "deploy_revision",
-        ("exited with code 1", "the SavedModel cannot be loaded", "saved_model.pb"),
+        "prepare_model",
+        ("the SavedModel cannot be loaded", "saved_model.pb"),
     ),
     "unknown-signature": Expected(
-        "deploy_revision",
+        "prepare_model",
         (
             "it needs query_model and brute_force_index, or a serving_default signature; "
             "it offers embed, predict",
         ),
     ),
-    "nan": Expected("deploy_revision", ("a score that is not a finite number",)),
-    "aborting": Expected("deploy_revision", ("the model crashes at start",)),
+    "nan": Expected("prepare_model", ("a score that is not a finite number",)),
+    "aborting": Expected("prepare_model", ("terminated on signal 6", "its logs: ")),
     "crash": Expected("deploy_revision", ("exited with code 3", LAST_WORDS)),
     "deaf": Expected(
         "deploy_revision",

@@ -44,11 +44,15 @@ ALLOWED = {
     # The storage client raises it.
     ("serving/bucket.py", "requests"): {"RequestException"},
     # The container's own port: is it free, and does it answer?
-    ("serving/__main__.py", "socket"): {"create_server"},
+    ("serving/__main__.py", "socket"): {"create_server", "socket", "AF_UNIX", "SOCK_STREAM"},
     ("serving/worker.py", "socket"): {"create_connection"},
+    # The container's own processes, and how they speak to each other.
+    ("serving/__main__.py", "subprocess"): {"Popen", "PIPE"},
+    ("serving/engine.py", "socket"): {"socket", "socketpair"},
+    ("serving/engine_client.py", "socket"): {"socket", "AF_UNIX", "SOCK_STREAM"},
 }
-# Where the endpoints are set, and a page that shows people a link or a command of their cloud.
-EMULATORS = {"shared/config.py", "shared/wiring.py", "functions/dashboard/pages.py"}
+# Where the endpoints are set.
+EMULATORS = {"shared/config.py", "shared/wiring.py"}
 
 
 def sources() -> list[str]:

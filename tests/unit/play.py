@@ -21,6 +21,7 @@ from functions.create_revision import create
 from functions.finish_deployment import conclude
 from functions.judge_canary import look
 from functions.on_training_completed import receive
+from functions.prepare_model import prepare
 from functions.reconcile import repair
 from functions.roll_back import go_back
 from functions.shift_traffic import move
@@ -36,11 +37,12 @@ from shared.messages import (
     CreateRevision,
     FinishDeployment,
     JudgeCanary,
+    PrepareModel,
     RollBack,
     ShiftTraffic,
 )
 from shared.ports import Ports
-from tests.fakes import Behaviour, Path
+from tests.fakes import Behaviour, FakeRevision, Path, Preparation
 from tests.unit.scheduling import Actor, Crash, Scheduler, Watched
 from tests.unit.stepping import MODEL, SERVICE, V0, new_world
 
@@ -49,7 +51,15 @@ ROUNDS_UNTIL_QUIET = 30
 Call = tuple[str, Callable[[], Mapping[str, Any]]]
 
 HEALTHY = "healthy"
-FAULTS = ("no artifacts", "crashes", "never healthy", "wrong digest", "not finite")
+FAULTS = (
+    "no artifacts",
+    "refused",
+    "not prepared",
+    "crashes",
+    "never healthy",
+    "wrong digest",
+    "not finite",
+)
 """What may be wrong with a model."""
 
 
@@ -69,8 +79,15 @@ class Answer:
 class Play:
     """One model, its actors and its rules."""
 
-    def __init__(self, fault: str = HEALTHY, starts_after: int = 0, serves_after: int = 0):
+    def __init__(
+        self,
+        fault: str = HEALTHY,
+        starts_after: int = 0,
+        serves_after: int = 0,
+        prepares_after: int = 1,
+    ):
         self.world = new_world()
+        self.prepares_after = prepares_after
         self.world.cloud_run.starts_after = starts_after
         self.world.cloud_run.serves_after = serves_after
         self.world.state.committed = self._committed
@@ -324,6 +341,10 @@ class Play:
                 if found.status in (Status.FAILED, Status.CANCELLED)
             }
             assert not ended & served.keys(), f"{ended & served.keys()} ended and serves"
+        if not self._out_of_turn:
+            made = self.world.cloud_run.services[SERVICE].revisions.values()
+            unprepared = [one.made_for for one in made if one.made_for and not _prepared(one)]
+            assert not unprepared, f"{unprepared} have revisions and were never prepared"
         if model.lock is None and model.desired and not self.by_hand:
             assert served == dict(model.desired), f"{served}, {model.desired} is desired"
         self._check_decisions(deployments)
@@ -433,6 +454,11 @@ class Play:
             world.cloud_run.fate = lambda found: (
                 "exit code 3" if found.training_run == run else other(found)
             )
+        world.jobs.behaviours[run] = Preparation(
+            refused="it has no query_model" if fault == "refused" else "",
+            fails="task 0 timed out" if fault == "not prepared" else "",
+            reads_until_done=self.prepares_after,
+        )
         world.predictions.behaviours[run] = {
             "never healthy": Behaviour(health_status=503, health={"reason": "no"}),
             "wrong digest": Behaviour(health={"artifact_digest": "sha256:0"}),
@@ -442,10 +468,11 @@ class Play:
     def _watched(self) -> Ports:
         point = self.scheduler.point
         world = self.world
-        names = ("state", "objects", "cloud_run", "executions", "dead_letters", "predictions")
-        return world.ports(
-            **{name: Watched(getattr(world, name), name, point) for name in (*names, "keys")}
+        names = (
+            *("state", "objects", "cloud_run", "jobs", "executions"),
+            *("dead_letters", "predictions", "keys"),
         )
+        return world.ports(**{name: Watched(getattr(world, name), name, point) for name in names})
 
 
 class Workflow:
@@ -554,6 +581,7 @@ class Workflow:
         request, ports = self._request, self._play.ports
         calls: list[Call] = [
             ("copy", lambda: copy(CopyArtifacts(**request), ports)),
+            ("prepare", lambda: prepare(PrepareModel(**request), ports)),
             ("create", lambda: create(CreateRevision(**request), ports)),
             ("check", lambda: check(CheckHealth(**request), ports)),
         ]
@@ -565,12 +593,18 @@ class Workflow:
         return [*calls, ("finish", lambda: conclude(FinishDeployment(**request), ports))]
 
 
+def _prepared(revision: FakeRevision) -> bool:
+    return bool(revision.made_for and revision.made_for.prepared_digest)
+
+
 def _check_transition(
     before: Deployment | None, after: Deployment, events: Sequence[Event]
 ) -> None:
     if before is not None:
         assert before.version == after.version, f"{after.id} changed its version"
-        assert not (before.execution and before.execution != after.execution), "claimed twice"
+        for field in ("execution", "prepare_execution", "prepared_digest"):
+            known = getattr(before, field)
+            assert known in ("", getattr(after, field)), f"{field} of {after.id} was {known}"
     was = before.status if before else None
     if was is after.status:
         return

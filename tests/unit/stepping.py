@@ -13,8 +13,9 @@ from functions.copy_artifacts import copy
 from functions.create_revision import create
 from functions.finish_deployment import conclude
 from functions.on_training_completed import receive
+from functions.prepare_model import prepare
 from functions.shift_traffic import move
-from shared.domain.deployment import Deployment, ModelConfig
+from shared.domain.deployment import Deployment
 from shared.domain.rollout import Strategy, plan_rollout
 from shared.messages import (
     CheckHealth,
@@ -24,6 +25,7 @@ from shared.messages import (
     FinishDeployment,
     ModelDeclaration,
     Policy,
+    PrepareModel,
     ShiftTraffic,
 )
 from tests.fakes import World
@@ -34,6 +36,7 @@ V0, V1, V2, V3 = (f"{SERVICE}-v{number}-1" for number in range(4))
 STEPS = {
     "claim": (take, ClaimDeployment),
     "copy": (copy, CopyArtifacts),
+    "prepare": (prepare, PrepareModel),
     "create": (create, CreateRevision),
     "check": (check, CheckHealth),
     "shift": (move, ShiftTraffic),
@@ -67,7 +70,7 @@ def deployment(**fields: Any) -> Deployment:
         "training_run": 1,
         "request_id": "auto",
         "artifact_uri": "gs://training/run-1",
-        "config": ModelConfig(**declaration().model_dump(exclude={"policy"})),
+        "config": declaration().config,
         "plan": plan_rollout(Strategy.IMMEDIATE, (), 0),
         "deployed_by": "training",
         "created_at": NOW,

@@ -274,6 +274,7 @@ class TestKeysOfGoogle:
         ({"TURNOUT_ADMINS": "domain:"}, "TURNOUT_ADMINS"),
         ({"TURNOUT_SECRET": ""}, "TURNOUT_SECRET"),
         ({"TURNOUT_SECRET": "guessable"}, "TURNOUT_SECRET"),
+        ({"TURNOUT_TOOLS": "kubectl"}, "gcloud or turnout"),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(

@@ -51,12 +51,13 @@ def test_nothing_done_is_0_with_all_of_the_time_left() -> None:
 def test_steps_count_by_their_time() -> None:
     steps = {
         StepName.COPY_ARTIFACTS.value: Step(StepState.DONE, NOW, NOW),
+        StepName.PREPARE_MODEL.value: Step(StepState.DONE, NOW, NOW),
         StepName.CONFIGURE_SERVICE.value: Step(StepState.DONE, NOW, NOW),
         StepName.DEPLOY_REVISION.value: Step(StepState.RUNNING, NOW),
     }
     share, left_s = progress(deployment(steps=steps), [], NOW + timedelta(seconds=15))
     assert left_s == 15 + 5 + 5
-    assert share == pytest.approx((5 + 3 + 15) / 48)
+    assert share == pytest.approx((5 + 20 + 3 + 15) / 68)
 
 
 def test_step_that_takes_longer_than_expected_is_almost_done_and_never_more() -> None:

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from functions.prepare_model import POLL_S, POLLED_FOR_S
 from shared.domain.deployment import Deployment, Status
 from tests.unit.play import FAULTS, HEALTHY, Play
 from tests.unit.scheduling import Actor
@@ -30,6 +31,7 @@ from tests.unit.stepping import MODEL, SERVICE
 
 EXPLORE = int(os.environ.get("TURNOUT_EXPLORE", "0"))
 ACTORS_AT_MOST = 14
+LOOKS_OF_A_CALL = int(POLLED_FOR_S / POLL_S)
 
 
 class Then(StrEnum):
@@ -54,11 +56,14 @@ class Then(StrEnum):
 Move = tuple[tuple[int, str], Then, int]
 """((points that the current actor passes first, of which call), what then, which of several)."""
 
-CALLS = ["", "commit", "write_traffic", "state.model", "cloud_run.service", "answers"]
+CALLS = [
+    *("", "commit", "write_traffic", "state.model", "cloud_run.service", "answers"),
+    *("jobs.start", "jobs.execution"),
+]
 """Where it is worth to stop: anywhere, or right before one of these."""
 
 stops = st.tuples(st.integers(0, 12), st.sampled_from(CALLS)) | st.tuples(
-    st.integers(0, 170), st.just("")
+    st.integers(0, 192), st.just("")
 )
 moves = st.tuples(stops, st.sampled_from(Then), st.integers(0, 9))
 scripts = st.lists(moves, min_size=4, max_size=24)
@@ -116,10 +121,14 @@ def _next(play: Play, current: Actor | None, then: Then, choice: int) -> Actor |
 
 @contextlib.contextmanager
 def playing(
-    history: int = 2, fault: str = HEALTHY, starts_after: int = 0, serves_after: int = 0
+    history: int = 2,
+    fault: str = HEALTHY,
+    starts_after: int = 0,
+    serves_after: int = 0,
+    prepares_after: int = 1,
 ) -> Iterator[Play]:
     """Give a play that began with `history` active versions; what fails shows its trace."""
-    play = Play(fault, starts_after, serves_after)
+    play = Play(fault, starts_after, serves_after, prepares_after)
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             for _ in range(history):
@@ -158,9 +167,15 @@ def played(script: list[Move], **world: Any) -> Play:
     fault=st.just(HEALTHY) | st.sampled_from(FAULTS),
     starts_after=st.integers(0, 1),
     serves_after=st.integers(0, 2),
+    prepares_after=st.sampled_from([0, 1, LOOKS_OF_A_CALL + 2]),
 )
 def test_any_interleaving_keeps_the_invariants_and_ends_with_nothing_half_way(
-    script: list[Move], history: int, fault: str, starts_after: int, serves_after: int
+    script: list[Move],
+    history: int,
+    fault: str,
+    starts_after: int,
+    serves_after: int,
+    prepares_after: int,
 ) -> None:
     played(
         script,
@@ -168,6 +183,7 @@ def test_any_interleaving_keeps_the_invariants_and_ends_with_nothing_half_way(
         fault=fault,
         starts_after=starts_after,
         serves_after=serves_after,
+        prepares_after=prepares_after,
     )
 
 
@@ -176,7 +192,7 @@ def test_any_interleaving_keeps_the_invariants_and_ends_with_nothing_half_way(
 
 ARRIVED: Move = ((160, ""), Then.GO_ON, 0)
 """The message is handled: its execution has started and not run yet."""
-POINTS_OF_A_ROLLOUT = 165
+POINTS_OF_A_ROLLOUT = 187
 EVERY = 1 if EXPLORE else 5
 
 
@@ -279,7 +295,7 @@ def test_call_that_arrives_out_of_its_turn_breaks_nothing() -> None:
 
 
 def test_change_to_latest_by_hand_at_any_call_gives_no_unchecked_revision_traffic() -> None:
-    for history, point in itertools.product((0, 1), range(60)):
+    for history, point in itertools.product((0, 1), range(82)):
         to_latest = 1
         played([ARRIVED, ((point, ""), Then.BY_HAND, to_latest)], history=history)
 

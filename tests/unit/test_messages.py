@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2
 from google.pubsub_v1.types import Encoding, Schema
+from pydantic import ValidationError
 
 from localcloud.pubsub.schemas import check_message, compile_schema
 from shared import messages
+from shared.domain.deployment import PrepareConfig, RetrievalConfig, RetrievalKind
 from shared.errors import InvalidRequest
 from shared.messages import (
     AbortDeployment,
@@ -19,6 +21,7 @@ from shared.messages import (
     Dataset,
     Deploy,
     FeatureConfig,
+    ModelDeclaration,
     Policy,
     RollBack,
     ShiftTraffic,
@@ -137,6 +140,32 @@ def test_abort_takes_whatever_the_workflow_caught() -> None:
     for error in ("text", {"code": 500}, None, 3):
         found = parse(AbortDeployment, {"deployment_id": "a-1", "execution": "e", "error": error})
         assert found.error == error
+
+
+def test_declaration_that_leaves_preparation_and_retrieval_out_gets_their_defaults() -> None:
+    found = ModelDeclaration(model_id="movies", image="i", service_account="s").config
+    assert found.prepare == PrepareConfig(top_k=20, customers=None, tasks=1)
+    assert found.retrieval == RetrievalConfig(RetrievalKind.EXACT, minimum_recall=0.95)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prepare": {"top_k": -1}},
+        {"prepare": {"top_k": 101}},
+        {"prepare": {"customers": 0}},
+        {"prepare": {"tasks": 0}},
+        {"prepare": {"tasks": 101}},
+        {"prepare": {"shards": 2}},
+        {"retrieval": {"kind": "nearest"}},
+        {"retrieval": {"minimum_recall": 1.1}},
+    ],
+)
+def test_preparation_that_cannot_be_is_found_when_it_is_declared(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ModelDeclaration.model_validate(
+            {"model_id": "movies", "image": "i", "service_account": "s", **fields}
+        )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from functions.check_health import READY_WITHIN_S, check_answer
+from functions.check_health import check_answer
 from shared.domain.deployment import StepName, StepState
 from shared.errors import Conflict, HealthCheckFailed, Unavailable
 from tests.fakes import Behaviour, World
@@ -54,8 +54,15 @@ def test_model_that_is_still_loading_is_waited_for(world: World) -> None:
     [
         pytest.param(
             lambda: Behaviour(health_status=503, health={"status": "unhealthy", "reason": "OOM"}),
-            f"503 after {READY_WITHIN_S:g} s: OOM",
+            "503 after 240 s: OOM",
             id="never healthy",
+        ),
+        pytest.param(
+            lambda: Behaviour(
+                health={"status": "loading", "paths": {"prepared": "ready", "model": "loading"}}
+            ),
+            "200 after 240 s: prepared: ready, model: loading",
+            id="prepared answers only",
         ),
         pytest.param(
             lambda: Behaviour(health={"artifact_digest": "sha256:other"}),

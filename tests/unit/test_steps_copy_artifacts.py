@@ -92,8 +92,9 @@ def test_tree_without_a_saved_model_is_refused_and_the_step_says_so() -> None:
     assert world.objects.list("serving", "") == []
 
 
-def test_manifest_of_trainings_own_is_refused(world: World) -> None:
-    world.objects.put("training", "run-1/manifest.json", b"{}")
+@pytest.mark.parametrize("name", ["manifest.json", "prepared/task-00000-of-00001.json"])
+def test_file_that_only_the_pipeline_may_write_is_refused(world: World, name: str) -> None:
+    world.objects.put("training", f"run-1/{name}", b"{}")
     with pytest.raises(ArtifactsRefused, match="pipeline's own"):
         step(world, "copy", NAME)
 

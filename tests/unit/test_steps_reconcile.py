@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
+from pydantic import ValidationError
 
 from functions.abort_deployment import undo
 from functions.reconcile import UNCLAIMED_AFTER_S, repair, repair_all
 from functions.roll_back import go_back
 from shared.domain.deployment import Status
-from shared.errors import NotFound, TrafficNotApplied
-from shared.messages import AbortDeployment, Reconcile, RollBack
+from shared.errors import NotFound, TrafficNotApplied, Unavailable
+from shared.messages import AbortDeployment, ModelDeclaration, Reconcile, RollBack
 from tests.fakes import World
 from tests.unit.stepping import (
     MODEL,
@@ -125,17 +129,46 @@ def test_unknown_model_is_not_found() -> None:
         repair("books", new_world().ports())
 
 
-def test_model_that_cannot_be_repaired_does_not_keep_the_others_waiting(world: World) -> None:
-    world.state.declare(declaration(model_id="books"))
-    world.state.declare(declaration(model_id="zines"))
-    world.cloud_run.declare("model-serving-zines")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Unavailable("not now"), id="of the pipeline"),
+        pytest.param(ServiceUnavailable("no route"), id="of Google"),
+        pytest.param(ValidationError.from_exception_data("ModelDeclaration", []), id="malformed"),
+    ],
+)
+def test_model_that_cannot_be_repaired_keeps_no_other_waiting_and_fails_the_call(
+    world: World, fault: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Faulty:
+        """One model cannot be read."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.state, name)
+
+        def declaration(self, model_id: str) -> ModelDeclaration | None:
+            if model_id == "books":
+                raise fault
+            return world.state.declaration(model_id)
+
+    for model_id in ("books", "zines"):
+        world.state.declare(declaration(model_id=model_id))
+        world.cloud_run.declare(f"model-serving-{model_id}")
     world.executions.end(execution_of(world, NAME), "FAILED")
-    findings = repair_all(Reconcile(), world.ports())["findings"]
-    assert list(findings) == ["books", "movies"]
-    assert "could not be repaired now" in findings["books"][0]
+    with pytest.raises(Unavailable, match=r"^books could not be repaired: [^;]+$"):
+        repair_all(Reconcile(), world.ports(state=Faulty()))
     assert served(world) == {V1: 100}
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {line["message"]: line["model_id"] for line in logged if "model_id" in line}
+    assert found["repair failed"] == "books"
+    assert found["reconcile found"] == MODEL
 
 
 def test_one_model_alone_can_be_asked_for(world: World) -> None:
     world.state.declare(declaration(model_id="books"))
     assert repair_all(Reconcile(model_id=MODEL), world.ports()) == {"findings": {}}
+
+
+def test_unknown_model_that_is_asked_for_alone_is_not_found(world: World) -> None:
+    with pytest.raises(NotFound, match="books"):
+        repair_all(Reconcile(model_id="books"), world.ports())

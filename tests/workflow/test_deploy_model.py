@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from google.cloud.workflows import executions_v1
 
+from functions.abort_deployment import reason_of
+from functions.prepare_model import ASKED_AGAIN_AFTER_S, ENDED_WITHIN_S, POLLED_FOR_S
 from localcloud.ports import HOST
 from localcloud.ports import Ports as Listeners
 from shared.config import WORKFLOW
 from shared.domain.bake import POLLS_A_STAGE
+from shared.errors import ModelRefused, PipelineError, PreparationFailed
 from tests.workflow.running import EMAIL, LOCATION, Answer, Cloud, State, listening
 
 SOURCE = Path(__file__).parents[2] / "workflows" / "deploy_model.yaml"
@@ -29,7 +32,14 @@ GRADUAL = [
     {"percent": 50, "bake_s": 1800},
     {"percent": 100, "bake_s": 0},
 ]
-BEFORE_TRAFFIC = ["claim_deployment", "copy_artifacts", "create_revision", "check_health"]
+BEFORE_TRAFFIC = [
+    "claim_deployment",
+    "copy_artifacts",
+    "prepare_model",
+    "create_revision",
+    "check_health",
+]
+GO_ON = {"answer": "go on", "wait_s": 0}
 ALL_AT_ONCE = [*BEFORE_TRAFFIC, "shift_traffic", "finish_deployment"]
 STAGES_AT_MOST, STEPS_OF_AN_EXECUTION = 19, 100_000
 STEP_DELAYS_S = [1, 2, 4, 8, 16, 30]
@@ -43,6 +53,7 @@ class Functions:
     def __init__(self, stages: list[dict[str, int]]) -> None:
         self.answers: dict[str, list[Answer]] = {
             "claim_deployment": [Answer(body={"claimed": True, "stages": stages})],
+            "prepare_model": [Answer(body=GO_ON)],
             "judge_canary": [Answer(body={"answer": "advance", "wait_s": 0})],
         }
         self.asked: list[tuple[str, Mapping[str, Any], Mapping[str, str]]] = []
@@ -206,6 +217,53 @@ def test_longest_bake_stays_within_the_steps_of_an_execution(start: Start) -> No
     assert a_poll * POLLS_A_STAGE * STAGES_AT_MOST < STEPS_OF_AN_EXECUTION
 
 
+def test_preparation_is_asked_again_after_each_wait_until_it_says_go_on(start: Start) -> None:
+    waits = [Answer(body={"answer": "wait", "wait_s": seconds}) for seconds in (5, 5, 0.5)]
+    run = start(prepare_model=[*waits, Answer(body=GO_ON)])
+    assert run.succeeded, run.error
+    assert run.calls == [
+        *BEFORE_TRAFFIC[:2],
+        *["prepare_model"] * 4,
+        *ALL_AT_ONCE[3:],
+    ]
+    assert run.sleeps == [5, 5, 0.5]
+    assert len({json.dumps(body) for body in run.functions.bodies("prepare_model")}) == 1
+
+
+def test_longest_preparation_stays_within_the_steps_of_an_execution(start: Start) -> None:
+    wait = Answer(body={"answer": "wait", "wait_s": ASKED_AGAIN_AFTER_S})
+    run = start(prepare_model=[*[wait] * 60, Answer(body=GO_ON)])
+    assert run.succeeded, run.error
+    a_poll = run.steps / run.calls.count("prepare_model")
+    polls = ENDED_WITHIN_S / (POLLED_FOR_S + ASKED_AGAIN_AFTER_S)
+    assert a_poll * polls < STEPS_OF_AN_EXECUTION / 10
+
+
+@pytest.mark.parametrize("waits", [0, 1, 3])
+@pytest.mark.parametrize("error", [ModelRefused("no query_model"), PreparationFailed("e", "OOM")])
+def test_model_that_is_not_prepared_is_aborted_with_the_reason_before_any_revision(
+    start: Start, error: PipelineError, waits: int
+) -> None:
+    wait = Answer(body={"answer": "wait", "wait_s": 5})
+    said = error.problem()
+    refusal = Answer(said["status"], said, "application/problem+json")
+    run = start(prepare_model=[*[wait] * waits, refusal])
+    assert run.execution.state == State.FAILED
+    assert run.calls == [
+        *BEFORE_TRAFFIC[:2],
+        *["prepare_model"] * (waits + 1),
+        "abort_deployment",
+    ]
+    [body] = run.functions.bodies("abort_deployment")
+    assert reason_of(body["error"]) == str(error)
+
+
+def test_preparation_whose_answer_cannot_be_read_is_aborted(start: Start) -> None:
+    run = start(prepare_model=[Answer(body={"surprise": 1})])
+    assert not run.succeeded
+    assert run.calls[-2:] == ["prepare_model", "abort_deployment"]
+
+
 def test_execution_that_does_not_get_the_deployment_ends_without_touching_it(
     start: Start,
 ) -> None:
@@ -223,7 +281,10 @@ def test_execution_that_does_not_get_the_deployment_ends_without_touching_it(
 def test_passing_fault_is_tried_again_with_growing_pauses(
     start: Start, function: str, status: int | None
 ) -> None:
-    good = {"claim_deployment": Answer(body={"claimed": True, "stages": IMMEDIATE})}
+    good = {
+        "claim_deployment": Answer(body={"claimed": True, "stages": IMMEDIATE}),
+        "prepare_model": Answer(body=GO_ON),
+    }
     fault = problem(status) if status else Answer(None)
     run = start(**{function: [fault, fault, fault, good.get(function, Answer(body={}))]})
     assert run.succeeded, run.error
