@@ -6,7 +6,7 @@
 The folder is the artifact as the training bucket will hold it:
 
     saved_model/                what the serving container loads
-    customers.txt               one known customer id a line
+    customers.txt               one known customer id a line, the most active first
     evaluation/holdout.jsonl    {"customer_id", "product_ids"}: what each customer took later
     evaluation/report.json      settings, counts and figures of the run
 """
@@ -86,7 +86,10 @@ def train_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_recommender(build_recommender(model, histories, settings.recent), partial / "saved_model")
-    write_lines(partial / "customers.txt", histories.customer_ids)
+    # A model may have its answers prepared for the first lines only: its most active customers.
+    taken = split.train["customer_id"].value_counts()
+    by_activity = sorted(histories.customer_ids, key=lambda customer_id: -taken[customer_id])
+    write_lines(partial / "customers.txt", by_activity)
     write_holdout(partial, held_out)
     comparison, against_item_knn = compare(Exported(partial / "saved_model"), histories, held_out)
     report = Report(

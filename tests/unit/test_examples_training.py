@@ -187,8 +187,12 @@ def test_held_out_products_are_none_that_the_customer_took_in_training(run: Run)
         assert of_customer["taken_at"][held].min() > of_customer["taken_at"][~held].max()
 
 
-def test_known_customers_are_all_that_were_trained_on(run: Run) -> None:
-    assert run.customers == [str(number) for number in range(1, CUSTOMERS + 1)]
+def test_known_customers_are_all_that_were_trained_on_the_most_active_first(run: Run) -> None:
+    assert sorted(run.customers, key=int) == [str(number) for number in range(1, CUSTOMERS + 1)]
+    held_out = {customer: len(products) for customer, products in holdout(run).items()}
+    taken = data.load_interactions()["customer_id"].value_counts()
+    trained = [taken[customer] - held_out.get(customer, 0) for customer in run.customers]
+    assert trained == sorted(trained, reverse=True)
 
 
 def test_report_read_back_is_the_one_returned(run: Run) -> None:
