@@ -88,9 +88,13 @@ def _serve(settings: Settings, started_at: float, folder: Path) -> None:
 
     from serving.worker import Launch, build, import_all
 
+    # Imports leave nothing to collect; looking for it takes a tenth of their time.
+    gc.disable()
     import_all()
     gc.freeze()
+    gc.enable()
     draining = RawValue(ctypes.c_bool, False)
+    engine_ended = threading.Event()
     server = Granian(
         "serving",
         address=settings.host,
@@ -115,12 +119,13 @@ def _serve(settings: Settings, started_at: float, folder: Path) -> None:
         engine.wait()
         if not draining.value:
             log("ERROR", "the model's process ended", exit_code=engine.returncode)
+            engine_ended.set()
             server.signal_handler_interrupt()
 
     server.on_startup(begin)
     launch = Launch(settings, started_at, _address(folder), draining)
     server.serve(target_loader=partial(build, launch), wrap_loader=False)
-    if engine and engine.poll() is not None and not draining.value:
+    if engine_ended.is_set():
         sys.exit(1)
     log("INFO", "stopped")
 
@@ -148,8 +153,11 @@ def _address(folder: Path) -> Path:
 
 def _drain_on_signal(draining: Any, stop: Callable[..., None]) -> None:
     """Put the drain before the server's own stop; a second signal changes nothing."""
+    main = os.getpid()
 
     def begin(signum: int, frame: object) -> None:
+        if os.getpid() != main:
+            os._exit(0)  # A worker stopped before it had a handler of its own.
         if not draining.value:
             draining.value = True
             threading.Timer(DRAIN_S, stop, (signum, frame)).start()

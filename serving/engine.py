@@ -6,12 +6,12 @@ more there are the cheaper each becomes. Nobody waits for others to arrive.
 
 The workers connect to a socket that is the main process's, named as file descriptor; a connection
 begins with a word: `events`, on which this process tells what is ready; `small` and `large`, on
-which questions come. Large ones are worked off in slices, with the small ones of the moment in
-between.
+which questions come. Large ones have a thread for each worker, so that they hold up nobody else.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import logging.config
 import os
@@ -20,8 +20,8 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
@@ -42,9 +42,10 @@ TELL_WITHIN_S = 3.0
 
 def main() -> None:
     """Serve the workers until the main process ends; exit code 1 when the model cannot be."""
+    gc.disable()  # Until the model is loaded: nothing of what comes before is let go again.
     listener, folder = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
     logging.config.dictConfig(logging_config())
-    threading.Thread(target=_end_with_parent, name="follow-parent", daemon=True).start()
+    _spawn("follow-parent", _end_with_parent)
     settings, timings = read_settings(os.environ), Timings()
     workers = Workers(listener)
     try:
@@ -108,7 +109,7 @@ class Workers:
         self._events: list[Connection] = []
         self._new: deque[tuple[str, Connection]] = deque()
         self._bell, self.bell = (Connection(end.detach()) for end in socket.socketpair())
-        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+        _spawn("accept", self._accept)
 
     def tell(self, event: object) -> None:
         """Send an event to every worker, also to those that connect later."""
@@ -144,67 +145,58 @@ class Workers:
                 self._bell.send_bytes(b"!")
 
 
-@dataclass
-class _Work:
-    """A large question that is answered slice by slice."""
-
-    connection: Connection
-    question: Question
-    answers: list[bytes] = field(default_factory=list)
-
-
 class Engine:
-    """Answers questions, all that wait at a time; runs in one thread."""
+    """Answers questions: all small ones of a moment together, large ones slice by slice."""
 
     def __init__(self, model: Recommender) -> None:
         self._model = model
         self._renderer = Renderer()
-        self._lanes = selectors.DefaultSelector()
-        self._large: deque[_Work] = deque()
 
     def serve(self, workers: Workers) -> None:
         """Answer for ever."""
-        self._lanes.register(workers.bell, selectors.EVENT_READ)
+        lanes = selectors.DefaultSelector()
+        lanes.register(workers.bell, selectors.EVENT_READ)
         while True:
-            small = []
-            for key, _ in self._lanes.select(0 if self._large else None):
+            asked = []
+            for key, _ in lanes.select():
                 if key.fileobj is workers.bell:
                     for kind, lane in workers.new():
-                        self._lanes.register(lane, selectors.EVENT_READ, kind)
+                        if kind == SMALL:
+                            lanes.register(lane, selectors.EVENT_READ)
+                        else:
+                            _spawn("large", partial(self._serve_large, lane))
                     continue
                 lane = cast(Connection, key.fileobj)
                 try:
-                    questions: list[Question] = lane.recv()
+                    asked.append((lane, lane.recv()))
                 except (EOFError, OSError):
-                    self._lanes.unregister(lane)  # The worker is gone.
-                    continue
-                if key.data == SMALL:
-                    small.append((lane, questions))
-                else:
-                    self._large.extend(_Work(lane, question) for question in questions)
-            if small:
-                self._answer_small(small)
-            if self._large:
-                self._answer_slice()
+                    lanes.unregister(lane)  # The worker is gone.
+            if asked:
+                self._answer_small(asked)
 
     def _answer_small(self, asked: Sequence[tuple[Connection, list[Question]]]) -> None:
         replies = iter(self.answer([question for _, some in asked for question in some]))
         for lane, questions in asked:
             _send(lane, [next(replies) for _ in questions])
 
-    def _answer_slice(self) -> None:
-        work = self._large.popleft()
-        begin = len(work.answers)
-        part = work.question.customer_ids[begin : begin + MOST_AT_ONCE]
-        [reply] = self.answer([Question(part, work.question.k)])
-        if isinstance(reply, ModelError):
-            _send(work.connection, [reply])
-            return
-        work.answers += reply
-        if len(work.answers) < len(work.question.customer_ids):
-            self._large.append(work)
-        else:
-            _send(work.connection, [work.answers])
+    def _serve_large(self, lane: Connection) -> None:
+        """Answer one worker's large questions; the others' and the small ones go on meanwhile."""
+        while True:
+            try:
+                questions: list[Question] = lane.recv()
+            except (EOFError, OSError):
+                return  # The worker is gone.
+            _send(lane, [self._answer_large(question) for question in questions])
+
+    def _answer_large(self, question: Question) -> Reply:
+        answers: list[bytes] = []
+        for begin in range(0, len(question.customer_ids), MOST_AT_ONCE):
+            part = question.customer_ids[begin : begin + MOST_AT_ONCE]
+            try:
+                answers += self._compute(part, question.k)
+            except ModelError as error:
+                return error
+        return answers
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """Return each question's reply, computed together with all that ask for the same k."""
@@ -258,6 +250,10 @@ def _send(lane: Connection, replies: list[Reply]) -> None:
         lane.send(replies)
     except OSError:
         return  # The worker is gone; whoever waited for this went with it.
+
+
+def _spawn(name: str, work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
 
 
 def _end_with_parent() -> None:

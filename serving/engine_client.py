@@ -1,9 +1,10 @@
 """A worker's way to the engine: questions of the same moment travel together.
 
 One message is under way on a lane at a time. What is asked meanwhile is gathered and goes next, so
-batches grow by themselves when the engine is busy, and a lone question leaves at once. A lane does
-not grow for ever: what would wait longer than MAX_WAIT_S is refused, and whoever asked can turn to
-another instance.
+batches grow by themselves when the engine is busy, and a lone question leaves at once. When several
+were answered together, those who asked will likely ask again together: the next message waits for
+as many, at most GATHER_S. A lane does not grow for ever: what would wait longer than MAX_WAIT_S is
+refused, and whoever asked can turn to another instance.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import ModelBusy, ModelError, ModelNotReady
-from serving.wire import EVENTS, LARGE, SMALL, Question, Reply
+from serving.wire import EVENTS, LARGE, SMALL, EngineEnded, Question, Reply
 
 # Requests waiting on one lane: a worker has a thread for each, and some to refuse the others with.
 MAX_WAITING = 96
 MAX_WAIT_S = 2.0
+GATHER_S = 0.002
 # A batch of more customers than this travels on the lane of large questions.
 SMALL_CUSTOMERS = 16
 # How much the newest message counts in the estimate of what a customer costs.
@@ -57,8 +59,10 @@ class Lane:
         self._connection = connection
         self._at_once = at_once
         self._lock = threading.Lock()
+        self._enough = threading.Condition(self._lock)
         self._gathered: deque[_Waiting] = deque()
         self._under_way: list[_Waiting] = []
+        self._awaited = 0
         self._sent_at = 0.0
         self._customer_s = 0.0
         self._customers_waiting = 0
@@ -82,7 +86,10 @@ class Lane:
                 raise ModelBusy
             self._customers_waiting += customers
             self._gathered.append(waiting)
-            if not self._under_way:
+            if self._awaited:
+                if len(self._gathered) >= self._awaited:
+                    self._enough.notify()
+            elif not self._under_way:
                 self._send()
         reply = waiting.wait()
         if reply is None:
@@ -112,10 +119,15 @@ class Lane:
             with self._lock:
                 answered, self._under_way = self._under_way, []
                 self._note_cost(answered)
-                if self._gathered:
-                    self._send()
+                self._awaited = min(len(answered), self._at_once)
             for waiting, reply in zip(answered, replies, strict=True):
                 waiting.settle(reply)
+            with self._lock:
+                if self._awaited > 1:
+                    self._enough.wait_for(lambda: len(self._gathered) >= self._awaited, GATHER_S)
+                self._awaited = 0
+                if self._gathered:
+                    self._send()
 
     def _note_cost(self, answered: Sequence[_Waiting]) -> None:
         customers = sum(len(waiting.question.customer_ids) for waiting in answered)
@@ -160,5 +172,6 @@ def _listen(events: Connection, tell: Callable[[object], None]) -> None:
         try:
             event: Any = events.recv()
         except (EOFError, OSError):
-            return  # The main process sees the engine's end, and ends too.
+            tell(EngineEnded())  # The main process sees it too, and ends.
+            return
         tell(event)

@@ -59,6 +59,7 @@ def load_model(
     # the middle of a request. They stay for good, so they are taken out of its sight.
     gc.collect()
     gc.freeze()
+    gc.enable()
     return model
 
 

@@ -12,9 +12,9 @@ from serving.table import Tables
 from serving.wire import ModelReady
 
 # While the model loads behind the prepared answers, so many requests wait for it, for so long:
-# their threads must not be missing to the others.
+# their threads must not be missing to the others, and a stop (8 s) must not cut them off.
 MAX_WAITERS = 32
-LOAD_WAIT_S = 10.0
+LOAD_WAIT_S = 7.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class ModelSlot:
         self.model, self.products = model, model.products
         self._loaded.set()
 
+    def set_ended(self) -> None:
+        """The model never answers any more; whoever waits for it need not."""
+        self._asking = None
+        self._loaded.set()
+
     def most_products(self) -> int:
         """Return the largest k; raises ModelNotReady with the reason."""
         if self.products is None:
@@ -86,20 +91,22 @@ class ModelSlot:
         """
         if self.tables is None:
             return self._ask(customer_ids, k)
-        find = self.tables.find
-        answers = [find(customer_id, k) for customer_id in customer_ids]
+        answers = self.tables.find(customer_ids, k)
+        if None not in answers:
+            return answers  # type: ignore[return-value]
         missing = [number for number, answer in enumerate(answers) if answer is None]
-        if missing:
-            asked = self._ask([customer_ids[number] for number in missing], k)
-            for number, answer in zip(missing, asked, strict=True):
-                answers[number] = answer
+        asked = self._ask([customer_ids[number] for number in missing], k)
+        for number, answer in zip(missing, asked, strict=True):
+            answers[number] = answer
         return answers  # type: ignore[return-value]
 
     def _ask(self, customer_ids: Sequence[str], k: int) -> list[bytes]:
-        if self._asking is None or not (self._loaded.is_set() or self._wait()):
+        if not (self._loaded.is_set() or self._wait()):
             raise ModelNotReady(
                 "the model is still loading; only prepared answers are served until then"
             )
+        if self._asking is None:
+            raise ModelNotReady("the model's process has ended; the instance is restarting")
         return self._asking.ask(customer_ids, k)
 
     def _wait(self) -> bool:

@@ -101,23 +101,7 @@ class Table:
             raise ArtifactMismatch(
                 f"{path.name} has {len(self._data)} bytes, and its header says {length}"
             )
-        self._slots = _unsigned(memoryview(self._data)[begin:end])
-        self._mask = slots - 1
-        self._ends = [struct.Struct(f"<{4 * rank}xI") for rank in range(self.top_k)]
-
-    def find(self, key: bytes, crc: int, k: int) -> bytes | None:
-        """Return a customer's answer with the first `k` (1 to `top_k`) items, or None."""
-        data, slots, mask = self._data, self._slots, self._mask
-        slot = crc // self.shards & mask
-        length = len(key)
-        while at := slots[slot]:
-            begin = at + 2 + 4 * self.top_k
-            text = begin + length
-            if data[begin:text] == key and _LENGTH.unpack_from(data, at)[0] == length:
-                end: int = self._ends[k - 1].unpack_from(data, at + 2)[0]
-                return data[text : text + end] + b"]"
-            slot = (slot + 1) & mask
-        return None
+        self.parts = self._data, _unsigned(memoryview(self._data)[begin:end]), slots - 1
 
 
 class Tables:
@@ -134,17 +118,38 @@ class Tables:
             raise ArtifactMismatch(f"the prepared answers are not one whole set: {numbers}")
         if {table.digest for table in self._tables} != {_sha256(digest)}:
             raise ArtifactMismatch("the prepared answers are another model's")
-        self.top_k = min(table.top_k for table in self._tables)
+        if len({table.top_k for table in self._tables}) != 1:
+            raise ArtifactMismatch("the prepared answers are of different top_k")
+        self.top_k = self._tables[0].top_k
         self.customers = sum(table.customers for table in self._tables)
-        self._only = self._tables[0] if len(self._tables) == 1 else None
+        self._parts = [table.parts for table in self._tables]
 
-    def find(self, customer_id: str, k: int) -> bytes | None:
-        """Return a customer's answer with `k` products; None where that is not prepared."""
+    def find(self, customer_ids: Sequence[str], k: int) -> list[bytes | None]:
+        """Return each customer's answer with the first `k` items; None where not prepared.
+
+        One loop without calls of our own: a batch has a thousand customers.
+        """
         if k > self.top_k:
-            return None
-        key = customer_id.encode("utf-8", "surrogatepass")
-        crc = zlib.crc32(key)
-        return self._tables[crc % len(self._tables)].find(key, crc, k)
+            return [None] * len(customer_ids)
+        parts, count = self._parts, len(self._parts)
+        crc32, length_at, end_at = zlib.crc32, _LENGTH.unpack_from, _END.unpack_from
+        to_end, to_key = _LENGTH.size + _END.size * (k - 1), _LENGTH.size + _END.size * self.top_k
+        found: list[bytes | None] = []
+        for customer_id in customer_ids:
+            key = customer_id.encode()
+            crc = crc32(key)
+            data, slots, mask = parts[crc % count]
+            slot = crc // count & mask
+            while at := slots[slot]:
+                begin = at + to_key
+                text = begin + len(key)
+                if data[begin:text] == key and length_at(data, at)[0] == len(key):
+                    found.append(data[text : text + end_at(data, at + to_end)[0]] + b"]")
+                    break
+                slot = slot + 1 & mask
+            else:
+                found.append(None)
+        return found
 
 
 def _unsigned(view: memoryview) -> Sequence[int]:

@@ -37,3 +37,8 @@ class ModelReady:
     products: int
     customers: int | None
     retrieval: str
+
+
+@dataclass(frozen=True)
+class EngineEnded:
+    """The engine is gone; what a client says in its place."""

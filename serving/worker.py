@@ -18,7 +18,7 @@ from typing import Any
 from serving.logs import log
 from serving.model_slot import ModelSlot
 from serving.settings import Settings
-from serving.wire import ModelReady, PreparedReady
+from serving.wire import EngineEnded, ModelReady, PreparedReady
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def _take(event: object, slot: ModelSlot, launch: Launch) -> None:
     elif isinstance(event, ModelReady):
         slot.set_model(event)
         _log_ready("healthy", launch, products=event.products)
+    elif isinstance(event, EngineEnded):
+        slot.set_ended()
 
 
 def _report_listening(launch: Launch) -> None:

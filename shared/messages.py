@@ -153,7 +153,7 @@ class Prepare(Message):
     With `top_k` 0 the model is only checked; without `customers` all of customers.txt count.
     """
 
-    top_k: Annotated[int, Field(ge=0, le=100)] = 20
+    top_k: Annotated[int, Field(ge=0, le=100)] = 10
     customers: Annotated[int, Field(ge=1)] | None = None
     tasks: Annotated[int, Field(ge=1, le=100)] = 1
 

@@ -81,7 +81,7 @@ class PrepareConfig:
     `customers` limits it to so many of customers.txt, its first lines; `tasks` share the work.
     """
 
-    top_k: int = 20
+    top_k: int = 10
     customers: int | None = None
     tasks: int = 1
 

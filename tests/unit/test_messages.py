@@ -144,7 +144,7 @@ def test_abort_takes_whatever_the_workflow_caught() -> None:
 
 def test_declaration_that_leaves_preparation_and_retrieval_out_gets_their_defaults() -> None:
     found = ModelDeclaration(model_id="movies", image="i", service_account="s").config
-    assert found.prepare == PrepareConfig(top_k=20, customers=None, tasks=1)
+    assert found.prepare == PrepareConfig(top_k=10, customers=None, tasks=1)
     assert found.retrieval == RetrievalConfig(RetrievalKind.EXACT, minimum_recall=0.95)
 
 

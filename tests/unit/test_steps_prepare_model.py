@@ -75,7 +75,7 @@ def test_answers_of_all_tasks_are_pinned_in_the_manifest_and_counted() -> None:
         "deployment_id": NAME,
         "answer": "go on",
         "wait_s": 0,
-        "why": "671 customers' answers prepared (top 20), 3 tasks, 2.0 s",
+        "why": "671 customers' answers prepared (top 10), 3 tasks, 1.0 s",
     }
     written = manifest(world)
     stored = {found.name: found for found in world.objects.list("serving", PREFIX)}
@@ -90,7 +90,7 @@ def test_answers_of_all_tasks_are_pinned_in_the_manifest_and_counted() -> None:
     assert written == {
         "schema_version": 1,
         "model_digest": made.artifact_digest,
-        "top_k": 20,
+        "top_k": 10,
         "customers": 671,
         "products": 50,
         "tasks": 3,
@@ -121,7 +121,7 @@ def test_no_revision_exists_before_the_model_is_prepared_and_the_revision_names_
         pytest.param(
             Preparation(recall=0.98),
             {"retrieval": {"kind": "approximate"}},
-            "671 customers' answers prepared (top 20), index with recall 0.980, 1 task, 0.0 s",
+            "671 customers' answers prepared (top 10), index with recall 0.980, 1 task, 0.0 s",
             id="with an index",
         ),
         pytest.param(
@@ -162,7 +162,7 @@ def test_artifact_without_a_list_of_customers_is_said_to_have_none() -> None:
 
 
 def test_job_that_takes_its_time_is_waited_for_by_one_execution() -> None:
-    world = world_of(preparation=Preparation(reads_until_done=70), prepare={"tasks": 2})
+    world = world_of(preparation=Preparation(reads_until_done=140), prepare={"tasks": 2})
     answers = []
     for _ in range(3):
         answers.append(step(world, "prepare", NAME))
@@ -330,7 +330,7 @@ def verdict(world: World, **fields: Any) -> dict[str, Any]:
         "files": [],
         "products": 50,
         "customers": 0,
-        "top_k": 20,
+        "top_k": 10,
         "recall": None,
     }
     return {**good, **fields}
@@ -375,7 +375,7 @@ def test_refusal_that_knows_nothing_of_the_model_is_still_a_refusal() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "why"),
-    [({"products": 51}, "products is"), ({"top_k": 10}, "top_k is")],
+    [({"products": 51}, "products is"), ({"top_k": 9}, "top_k is")],
     ids=["products", "top_k"],
 )
 def test_tasks_that_contradict_each_other_fail_the_preparation(
