@@ -67,15 +67,62 @@ def write_holding(folder: Path) -> None:
 
     @tf.function(input_signature=[{"user_id": tf.TensorSpec([None], tf.string)}])
     def query_model(features: dict[str, Any]) -> Any:
-        first = features["user_id"][0]
+        first, looked = features["user_id"][0], tf.constant(0)
         if tf.strings.regex_full_match(first, HOLD + ".*"):
             path = tf.strings.substr(first, len(HOLD), -1)
             tf.io.write_file(path + ".started", "")
-            while tf.size(tf.io.matching_files(path + ".release")) == 0:
-                pass
-        return embed(features["user_id"])
+            looked = _look_for(path + ".release")
+        with tf.control_dependencies([looked]):
+            return tf.identity(embed(features["user_id"]))
 
     tower.query_model = query_model
+    _save(tower, folder)
+
+
+def write_gated(folder: Path, gate: Path) -> None:
+    """A good model that answers nobody, so does not load, before the file `gate` exists."""
+    _write_waiting(folder, gate)
+    _write_customers(folder)
+
+
+def write_biased_index(folder: Path) -> None:
+    """Its index adds a popularity to each score, which the candidates' embeddings do not have."""
+    tf = _tensorflow()
+    tower = _two_tower(1)
+
+    def index(embedding: Any, k: Any) -> tuple[Any, Any]:
+        popularity = tf.range(len(PRODUCTS), dtype=tf.float32) / 10.0
+        scores = tf.matmul(embedding, tower.product_table, transpose_b=True) + popularity
+        best, rows = tf.math.top_k(scores, tf.minimum(k, len(PRODUCTS)))
+        return best, tf.gather(tower.product_ids, rows)
+
+    _replace_index(tower, index)
+    _save(tower, folder)
+
+
+def write_misplaced_candidates(folder: Path) -> None:
+    """Its candidates name each product beside the embedding of another."""
+    tf = _tensorflow()
+    tower = _two_tower(1)
+
+    @tf.function(input_signature=[])
+    def candidates() -> tuple[Any, Any]:
+        return tf.reverse(tower.product_ids, [0]), tower.product_table.read_value()
+
+    tower.candidates = candidates
+    _save(tower, folder)
+
+
+def write_flat_candidates(folder: Path) -> None:
+    """Its candidates are one long row of numbers."""
+    tf = _tensorflow()
+    tower = _two_tower(1)
+
+    @tf.function(input_signature=[])
+    def candidates() -> tuple[Any, Any]:
+        return tower.product_ids, tf.reshape(tower.product_table.read_value(), [-1])
+
+    tower.candidates = candidates
     _save(tower, folder)
 
 
@@ -198,18 +245,7 @@ def write_crashing(folder: Path) -> None:
 
 def write_never_healthy(folder: Path) -> None:
     """The first answer never comes: a container that listens and is never healthy."""
-    tf = _tensorflow()
-    tower = _two_tower(1)
-    embed = tower.embed
-
-    @tf.function(input_signature=[{"user_id": tf.TensorSpec([None], tf.string)}])
-    def query_model(features: dict[str, Any]) -> Any:
-        while tf.size(tf.io.matching_files("/nowhere/at/all")) == 0:
-            pass
-        return embed(features["user_id"])
-
-    tower.query_model = query_model
-    _save(tower, folder)
+    _write_waiting(folder, Path("/nowhere/at/all"))
 
 
 BROKEN: dict[str, Callable[[Path], None]] = {
@@ -219,6 +255,7 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "foreign_signature": write_foreign_signature,
     "fixed_k": write_fixed_k,
     "wrong_dtype": write_wrong_dtype,
+    "flat_candidates": write_flat_candidates,
     "nan_scores": write_nan_scores,
     "unordered_scores": write_unordered_scores,
 }
@@ -284,6 +321,32 @@ def _two_tower(seed: int) -> Any:
     module.known = known
     module.candidates = candidates
     return module
+
+
+def _write_waiting(folder: Path, gate: Path) -> None:
+    tf = _tensorflow()
+    tower = _two_tower(1)
+    embed = tower.embed
+
+    @tf.function(input_signature=[{"user_id": tf.TensorSpec([None], tf.string)}])
+    def query_model(features: dict[str, Any]) -> Any:
+        # Joined with nothing of the question: a pattern that does not change is looked for once.
+        nothing = tf.strings.substr(features["user_id"][0], 0, 0)
+        looked = _look_for(str(gate) + nothing)
+        with tf.control_dependencies([looked]):
+            return tf.identity(embed(features["user_id"]))
+
+    tower.query_model = query_model
+    _save(tower, folder)
+
+
+def _look_for(path: Any) -> Any:
+    """Return how often the file was not there; whoever needs the number waits until it is."""
+    tf = _tensorflow()
+    looked = tf.constant(0)
+    while tf.size(tf.io.matching_files(path)) == 0:
+        looked += 1
+    return looked
 
 
 def _replace_index(tower: Any, index: Callable[[Any, Any], tuple[Any, Any]]) -> None:

@@ -6,6 +6,15 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+COMPARED_HEADERS = (
+    "Content-Type",
+    "Content-Length",
+    "Connection",
+    "Retry-After",
+    "WWW-Authenticate",
+    "Allow",
+)
+
 
 def assert_documented(
     document: dict[str, Any], path: str, method: str, status: int, content_type: str, body: Any

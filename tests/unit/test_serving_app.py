@@ -1,25 +1,30 @@
-"""The HTTP application, with a model and keys written by hand."""
+"""The HTTP application, with a model and keys written by hand.
+
+Every request is sent both ways, the short one and Flask's, and the answers must be the same.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from flask.testing import FlaskClient
+from werkzeug.test import Client
 
 from serving.app import MAX_BODY_BYTES, create_app
-from serving.errors import ModelError
+from serving.errors import ModelBusy
+from serving.express import Express
 from serving.keys import ApiKeys, KeyStoreAway, StoredKey
 from serving.model_slot import EMPTY, STARTING, ModelSlot, NoModel
-from serving.recommender import Answer
+from serving.service import Service
 from serving.settings import Artifact, Settings
+from serving.table import Table, Tables, TableWriter
 from serving.usage import Usage
-from tests.serving_answers import assert_documented
+from tests.recommenders import Alphabet, Direct, ready
+from tests.serving_answers import COMPARED_HEADERS, assert_documented
 
 KEY = "the-key-of-this-test"
 SETTINGS = Settings(
@@ -31,25 +36,6 @@ SETTINGS = Settings(
     port=8080,
     project="turnout-test",
 )
-
-
-class Alphabet:
-    """Recommends P0, P1, … to everybody; knows customers whose id starts with C."""
-
-    products = 20
-    customers = 7
-
-    def answer(self, customer_ids: Sequence[str], k: int) -> Answer:
-        if "broken" in customer_ids:
-            raise ModelError("the model gave a score that is not a finite number")
-        if "bug" in customer_ids:
-            raise ZeroDivisionError(f"while answering {customer_ids}")
-        n = len(customer_ids)
-        return Answer(
-            scores=np.tile(np.linspace(0.92, 0.1, k, dtype=np.float32), (n, 1)),
-            product_ids=np.array([[f"P{i}".encode() for i in range(k)]] * n, dtype=object),
-            known=np.array([id_.startswith("C") for id_ in customer_ids]),
-        )
 
 
 class OneKey:
@@ -75,15 +61,28 @@ class NoUsage:
         raise AssertionError(f"{key_hash} was written at {at}")
 
 
+class Busy:
+    """A way to a model that has too much to do."""
+
+    def ask(self, *_: object) -> list[bytes]:
+        raise ModelBusy
+
+
 class Api:
     """A client that checks every JSON answer against the served document."""
 
-    def __init__(self, client: FlaskClient) -> None:
-        self._client = client
-        self._document = client.get("/openapi.json").get_json()
+    def __init__(self, short: Client, flask: Client) -> None:
+        self._short = short
+        self._flask = flask
+        self._document = json.loads(flask.get("/openapi.json").data)
 
     def send(self, method: str, path: str, **arguments: Any) -> Any:
-        answer = self._client.open(path, method=method, **arguments)
+        answer, other = (
+            client.open(path, method=method, **arguments) for client in (self._short, self._flask)
+        )
+        assert (answer.status, answer.data) == (other.status, other.data)
+        for name in COMPARED_HEADERS:
+            assert answer.headers.getlist(name) == other.headers.getlist(name), name
         body = json.loads(answer.data, parse_constant=_no_constant)
         assert_documented(self._document, path, method, answer.status_code, answer.mimetype, body)
         return answer
@@ -103,28 +102,113 @@ def store() -> OneKey:
 
 
 def start(slot: ModelSlot, store: OneKey, draining: bool = False) -> Api:
-    usage = Usage(NoUsage())
-    app = create_app(SETTINGS, slot, ApiKeys("movies", store), usage, lambda: draining)
-    return Api(app.test_client())
+    service = Service("v3", slot, ApiKeys("movies", store), Usage(NoUsage()))
+    app = create_app(SETTINGS, slot, service, lambda: draining)
+    return Api(Client(Express(service, app, lambda: draining)), Client(app))
+
+
+def loaded(model: Alphabet) -> ModelSlot:
+    slot = ModelSlot(STARTING)
+    slot.follow(Direct(model))
+    slot.set_model(ready(model))
+    return slot
+
+
+def prepared(folder: Path) -> Tables:
+    """Return the prepared answers of two customers, with up to 3 products."""
+    assert SETTINGS.artifact is not None
+    table = TableWriter(folder / "table", SETTINGS.artifact.digest, 0, 1, 3, 2)
+    for customer_id in ("C1", "C2"):
+        items = [b'{"product_id":"%b","score":%d.5}' % (name, 9) for name in (b"X", b"Y", b"Z")]
+        table.add(customer_id, items)
+    table.close()
+    return Tables([Table(folder / "table")], SETTINGS.artifact.digest)
 
 
 @pytest.fixture
 def api(store: OneKey) -> Api:
-    return start(ModelSlot(Alphabet()), store)
+    return start(loaded(Alphabet()), store)
+
+
+HEALTHY = {
+    "status": "healthy",
+    "paths": {"prepared": "none", "model": "ready"},
+    "model_id": "movies",
+    "model_version": "v3",
+    "training_run": 47,
+    "artifact_digest": "sha256:" + "0" * 64,
+    "products": 20,
+    "customers": 7,
+    "prepared_customers": 0,
+    "prepared_top_k": 0,
+    "retrieval": "exact",
+}
 
 
 def test_model_ready_health_tells_which_one(api: Api) -> None:
     answer = api.send("GET", "/health")
     assert answer.status_code == 200
+    assert answer.json == HEALTHY
+
+
+def test_model_loading_health_says_that_prepared_answers_are_served(
+    store: OneKey, tmp_path: Path
+) -> None:
+    slot = ModelSlot(STARTING)
+    api = start(slot, store)
+    slot.set_prepared(prepared(tmp_path), 20)
+    answer = api.send("GET", "/health")
+    assert answer.status_code == 200
+    with_tables = {"prepared_customers": 2, "prepared_top_k": 3}
     assert answer.json == {
-        "status": "healthy",
-        "model_id": "movies",
-        "model_version": "v3",
-        "training_run": 47,
-        "artifact_digest": "sha256:" + "0" * 64,
-        "products": 20,
-        "customers": 7,
+        **HEALTHY,
+        **with_tables,
+        "status": "loading",
+        "paths": {"prepared": "ready", "model": "loading"},
+        "customers": None,
+        "retrieval": None,
     }
+    slot.set_model(ready(Alphabet()))
+    assert api.send("GET", "/health").json == {
+        **HEALTHY,
+        **with_tables,
+        "paths": {"prepared": "ready", "model": "ready"},
+    }
+
+
+def test_prepared_and_computed_answers_are_mixed_in_the_order_of_the_batch(
+    store: OneKey, tmp_path: Path
+) -> None:
+    slot = loaded(Alphabet())
+    slot.set_prepared(prepared(tmp_path), 20)
+    api = start(slot, store)
+    asked = ["nobody", "C2", "C3", "C1", "C2"]
+    answer = api.post("/recommend-batch", {"customer_ids": asked, "top_k": 2})
+    results = answer.json["results"]
+    assert [result["customer_id"] for result in results] == asked
+    first = [result["recommendations"][0]["product_id"] for result in results]
+    assert first == ["P0", "X", "P0", "X", "X"]
+    assert [result.get("known") for result in results] == [False, None, None, None, None]
+
+
+def test_more_products_than_prepared_come_from_the_model(store: OneKey, tmp_path: Path) -> None:
+    slot = loaded(Alphabet())
+    slot.set_prepared(prepared(tmp_path), 20)
+    api = start(slot, store)
+    assert api.post("/recommend", {"customer_id": "C1", "top_k": 3}).json["recommendations"] == [
+        {"product_id": name, "score": 9.5} for name in ("X", "Y", "Z")
+    ]
+    four = api.post("/recommend", {"customer_id": "C1", "top_k": 4}).json["recommendations"]
+    assert [item["product_id"] for item in four] == ["P0", "P1", "P2", "P3"]
+
+
+def test_model_that_is_busy_is_a_503_that_says_when_to_come_back(store: OneKey) -> None:
+    slot = ModelSlot(STARTING)
+    slot.follow(Busy())
+    slot.set_model(ready(Alphabet()))
+    answer = start(slot, store).post("/recommend", {"customer_id": "C1"})
+    assert (answer.status_code, answer.json["code"]) == (503, "model_busy")
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 def test_known_customer_gets_the_specified_body(api: Api) -> None:
@@ -137,8 +221,8 @@ def test_known_customer_gets_the_specified_body(api: Api) -> None:
 
 
 def test_scores_are_written_with_the_digits_of_a_float32(api: Api) -> None:
-    answer = api.post("/recommend", {"customer_id": "C1", "top_k": 1})
-    assert b'"score":0.92}' in answer.data
+    answer = api.post("/recommend", {"customer_id": "~~~~~~~~\n", "top_k": 1})  # 8 * 126 + 10
+    assert b'"score":18.92}' in answer.data
 
 
 def test_top_k_left_out_means_ten(api: Api) -> None:
@@ -258,9 +342,7 @@ def test_body_over_the_limit_is_refused(api: Api) -> None:
 
 
 def test_answer_that_cannot_be_returned_is_refused(store: OneKey) -> None:
-    model = Alphabet()
-    model.products = 9_066
-    api = start(ModelSlot(model), store)
+    api = start(loaded(Alphabet(9_066)), store)
     answer = api.post("/recommend-batch", {"customer_ids": ["C1"] * 1_000, "top_k": 9_066})
     assert (answer.status_code, answer.json["code"]) == (400, "answer_too_large")
 
@@ -331,7 +413,7 @@ def test_model_that_fails_is_a_500_with_its_reason(
     answer = api.post("/recommend", {"customer_id": "broken"})
     assert (answer.status_code, answer.json["code"]) == (500, "model_error")
     assert "finite" in answer.json["detail"]
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 2  # Once each way.
 
 
 def test_unexpected_error_tells_the_caller_nothing(
@@ -344,15 +426,13 @@ def test_unexpected_error_tells_the_caller_nothing(
 
 
 def test_draining_asks_callers_to_reconnect(store: OneKey) -> None:
-    api = start(ModelSlot(Alphabet()), store, draining=True)
+    api = start(loaded(Alphabet()), store, draining=True)
     answer = api.post("/recommend", {"customer_id": "C1"})
     assert answer.headers["Connection"] == "close"
 
 
 def test_document_has_the_paths_and_limits(store: OneKey) -> None:
-    keys, usage = ApiKeys("movies", store), Usage(NoUsage())
-    app = create_app(SETTINGS, ModelSlot(EMPTY), keys, usage, lambda: False)
-    document = app.test_client().get("/openapi.json").get_json()
+    document = start(ModelSlot(EMPTY), store).send("GET", "/openapi.json").json
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {"/health", "/recommend", "/recommend-batch", "/openapi.json"}
     batch = document["components"]["schemas"]["RecommendBatchRequest"]["properties"]

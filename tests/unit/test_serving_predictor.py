@@ -8,34 +8,38 @@ import numpy as np
 import pytest
 
 from serving.errors import LoadError, ModelContractError, ModelError, ModelWarmUpError
-from serving.predictor import SavedModelRecommender, load_recommender
+from serving.predictor import (
+    RetrievingRecommender,
+    SavedModelRecommender,
+    load_recommender,
+)
 from serving.warm_up import warm_up
 from tests import models
 
+Loaded = SavedModelRecommender | RetrievingRecommender
 
-def load(folder: Path, known: frozenset[str] | None = None) -> SavedModelRecommender:
+
+def load(folder: Path, known: frozenset[str] | None = None) -> Loaded:
     import tensorflow as tf
 
-    return load_recommender(tf, folder, known)
+    return load_recommender(tf, folder, known, models.CUSTOMERS)
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> SavedModelRecommender:
+def good(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder = tmp_path_factory.mktemp("good")
     models.write_good(folder)
     return load(folder)
 
 
 @pytest.fixture(scope="module")
-def by_signature(tmp_path_factory: pytest.TempPathFactory) -> SavedModelRecommender:
+def by_signature(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder = tmp_path_factory.mktemp("signature")
     models.write_only_serving_default(folder)
     return load(folder, frozenset(models.CUSTOMERS))
 
 
-def test_both_forms_of_one_model_give_the_same_answers(
-    good: SavedModelRecommender, by_signature: SavedModelRecommender
-) -> None:
+def test_both_forms_of_one_model_give_the_same_answers(good: Loaded, by_signature: Loaded) -> None:
     asked = [*models.CUSTOMERS, "nobody"]
     first, second = good.answer(asked, 7), by_signature.answer(asked, 7)
     np.testing.assert_allclose(first.scores, second.scores, rtol=1e-6)
@@ -45,7 +49,43 @@ def test_both_forms_of_one_model_give_the_same_answers(
     assert first.known.tolist() == second.known.tolist() == [True] * 20 + [False]
 
 
-def test_batch_gives_each_customer_what_it_gets_alone(good: SavedModelRecommender) -> None:
+def test_model_with_candidates_is_searched_and_any_other_asked(
+    good: Loaded, by_signature: Loaded
+) -> None:
+    assert (good.kind, by_signature.kind) == ("exact", "model")
+
+
+@pytest.mark.parametrize("k", [1, 2, 20, len(models.PRODUCTS)])
+def test_search_finds_what_the_models_own_index_finds(
+    good: Loaded, by_signature: Loaded, k: int
+) -> None:
+    asked = [*models.CUSTOMERS, "nobody"]
+    found, own = good.answer(asked, k), by_signature.answer(asked, k)
+    np.testing.assert_allclose(found.scores, own.scores, rtol=1e-6, atol=1e-6)
+    assert found.product_ids.tolist() == own.product_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (models.write_biased_index, "other scores than the index"),
+        (models.write_misplaced_candidates, "not those of the index"),
+    ],
+)
+def test_candidates_that_are_not_what_the_index_searches_are_left_alone(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    write: models.Callable[[Path], None],
+    says: str,
+) -> None:
+    write(tmp_path)
+    model = load(tmp_path)
+    assert model.kind == "model"
+    assert says in caplog.records[0].fields["reason"]  # type: ignore[attr-defined]
+    warm_up(model, models.CUSTOMERS)
+
+
+def test_batch_gives_each_customer_what_it_gets_alone(good: Loaded) -> None:
     batch = good.answer(models.CUSTOMERS, 5)
     for row, customer_id in enumerate(models.CUSTOMERS):
         alone = good.answer([customer_id], 5)
@@ -67,9 +107,7 @@ def test_model_that_cannot_tell_who_is_known_says_nothing(tmp_path: Path) -> Non
     assert model.customers is None
 
 
-def test_good_models_pass_the_warm_up(
-    good: SavedModelRecommender, by_signature: SavedModelRecommender
-) -> None:
+def test_good_models_pass_the_warm_up(good: Loaded, by_signature: Loaded) -> None:
     warm_up(good, models.CUSTOMERS)
     warm_up(by_signature, [])
 
@@ -83,6 +121,7 @@ def test_good_models_pass_the_warm_up(
         ("foreign_signature", ModelContractError, "takes x and returns"),
         ("fixed_k", ModelContractError, "k scalar int32"),
         ("wrong_dtype", ModelContractError, "product_ids are int64"),
+        ("flat_candidates", ModelContractError, "expected .m. and .m, d. float32"),
         ("nan_scores", ModelWarmUpError, "not a finite number"),
         ("unordered_scores", ModelWarmUpError, "not in descending order"),
     ],

@@ -35,6 +35,16 @@ def test_environment_of_a_revision_is_read() -> None:
     assert (settings.training_run, settings.port) == (47, 9000)
 
 
+def test_what_was_prepared_is_read() -> None:
+    settings = read_settings(ENVIRONMENT)
+    assert (settings.prepared_digest, settings.retrieval) == (None, "exact")
+    digest = "sha256:" + "b" * 64
+    settings = read_settings({**ENVIRONMENT, "PREPARED_DIGEST": digest, "RETRIEVAL": "approximate"})
+    assert (settings.prepared_digest, settings.retrieval) == (digest, "approximate")
+    empty = read_settings({**ENVIRONMENT, "PREPARED_DIGEST": "", "RETRIEVAL": ""})
+    assert (empty.prepared_digest, empty.retrieval) == (None, "exact")
+
+
 def test_without_model_path_it_is_the_empty_v0_on_loopback() -> None:
     settings = read_settings({"MODEL_ID": "movies"})
     assert settings.artifact is None
@@ -58,6 +68,8 @@ def test_missing_variable_is_named(name: str) -> None:
         ("TRAINING_RUN", "latest"),
         ("PORT", "http"),
         ("USAGE_FLUSH_S", "0"),
+        ("PREPARED_DIGEST", "sha256:short"),
+        ("RETRIEVAL", "fast"),
     ],
 )
 def test_variable_that_cannot_be_right_is_named(name: str, value: str) -> None:
@@ -112,7 +124,7 @@ def test_image_installs_exactly_what_was_tested() -> None:
     pinned = _pins(ROOT / "serving" / "requirements.txt")
     locked = _pins(ROOT / "requirements.lock")
     direct = ["flask", "granian", "google-cloud-firestore", "google-cloud-storage", "numpy"]
-    direct += ["orjson", "pydantic", "tensorflow-cpu", "datasketches"]
+    direct += ["orjson", "pydantic", "tensorflow-cpu", "datasketches", "faiss-cpu"]
     # TensorFlow goes by another name where there is no smaller wheel.
     wanted = {line for line in locked if _name(line) in _closure(direct) | {"tensorflow"}}
     assert pinned == wanted

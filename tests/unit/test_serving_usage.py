@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from serving.usage import KEPT_HOURS, LG_K, Usage, UsageStoreAway
+from serving.usage import KEPT_HOURS, LG_K, NOTED_AT_MOST, Usage, UsageStoreAway
 from shared.sketches import LG_K as LG_K_READ
 from shared.sketches import count_distinct
 
@@ -96,6 +96,27 @@ def test_flush_without_anything_new_writes_nothing(usage: Usage, store: Store) -
     usage.note_customers(["C1"])
     usage.flush()
     assert store.writes == 2
+
+
+def test_more_customers_than_are_noted_at_a_time_are_all_counted(
+    usage: Usage, store: Store
+) -> None:
+    customers = named(range(3 * NOTED_AT_MOST))
+    for begin in range(0, len(customers), 1_000):
+        usage.note_customers(customers[begin : begin + 1_000])
+    usage.flush()
+    # Three standard errors of one sketch; the hashes are fixed, so it holds always or never.
+    assert store.customers() == pytest.approx(len(customers), rel=3 * 0.013)
+
+
+def test_customers_noted_before_the_hour_ended_belong_to_it(
+    usage: Usage, store: Store, clock: Clock
+) -> None:
+    usage.note_customers(["C1", "C2"])
+    clock.at += timedelta(hours=1)
+    usage.flush()
+    assert list(store.sketches) == [HOUR]
+    assert store.customers(HOUR) == 2
 
 
 def test_next_hour_has_a_sketch_of_its_own(usage: Usage, store: Store, clock: Clock) -> None:
