@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench chromium clean
+.PHONY: help demo up test check bench chromium wrk clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,8 @@ check: $(READY)  ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(READY)  ## Time the local cloud and a deployment, step by step
-	@$(BIN)/python -m benchmarks.pipeline
+bench: $(READY) wrk  ## Race the container against its peers, then time a deployment; QUICK=1 is short
+	@QUICK=$(QUICK) $(BIN)/python -m benchmarks
 
 # The browser tests drive Debian's Chromium.
 chromium:
@@ -33,6 +33,12 @@ chromium:
 	    && apt-get -qq update \
 	    && apt-get -qq install --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 	    || { echo "The browser tests need /usr/bin/chromium: sudo apt-get install chromium"; exit 1; }
+
+# The load generator of the benchmarks.
+wrk:
+	@command -v wrk >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    && apt-get -qq update && apt-get -qq install --yes --no-install-recommends wrk >/dev/null; } \
+	    || { echo "The benchmarks need wrk: sudo apt-get install wrk"; exit 1; }
 
 clean:  ## Remove the environment and all local data
 	rm -rf $(VENV) .turnout build

@@ -96,6 +96,8 @@ def _load(settings: Settings, folder: Path, workers: Workers, timings: Timings) 
         if tables := [folder / table for table in prepared.tables]:
             Tables(map(Table, tables), settings.artifact.digest)  # Refused here, not by a worker.
             workers.tell(PreparedReady(list(map(str, tables)), prepared.products))
+            # Importing TensorFlow holds the interpreter for a second: first every worker is told.
+            workers.wait_for(cpus_given(), TELL_WITHIN_S)
     return load_model(settings, source, folder, cpus_given(), timings, index)
 
 

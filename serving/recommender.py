@@ -21,7 +21,7 @@ class Answer:
 
 
 class Recommender(Protocol):
-    """A model that is ready to answer; for one thread at a time."""
+    """A model that is ready to answer; safe to use from many threads."""
 
     @property
     def products(self) -> int:
