@@ -1,12 +1,11 @@
 """The best k products of many customers: exact, with most of the catalogue never sorted.
 
 A product's score is the inner product of its embedding with the customer's. The catalogue is cut
-into blocks of neighbours; only each block's best score is kept. The k best products lie within the
-k blocks whose best scores are highest: each of these holds a product at least as good as any in a
-block that was left out. So a few hundred products are sorted instead of all.
+into blocks of neighbours, and each block's best score is found in one sweep. The k-th highest of
+these is a bar that at least k products reach, so no product below it is among the k best: only
+those that reach it, a few more than k as a rule, are ever sorted.
 
-Equal scores are ordered as the catalogue is: the product that `candidates()` names first wins. The
-proof above holds for ties too, as blocks are taken in the same order.
+Equal scores are ordered as the catalogue is: the product that `candidates()` names first wins.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# Products in a block: wider means fewer maxima to choose from and more products to sort.
+# Products in a block: wider means fewer best scores to choose from and more products to look at.
 _BLOCK = 32
 # Blocks scored at once: with 64 customers their scores are 1 MB, which stays in a core's cache.
 _STRIPE = 128
@@ -25,12 +24,18 @@ _STRIPE = 128
 _MANY_STRIPES = 8
 # Above this part of the blocks, choosing blocks costs more than sorting everything.
 _FEW_BLOCKS = 8
-# Scores held at once, in numbers, where all of a customer's are needed (64 MB).
-_SCORES_AT_ONCE = 1 << 24
-# Numbers of embeddings gathered at once (16 MB): a large k takes thousands of rows a customer.
-_GATHERED_AT_ONCE = 1 << 22
 # Customers scored at once: more does not make the matrix product faster, and leaves the cache.
 _SLICE = 64
+# Blocks looked into at once, over all customers of a slice: what a large k takes stays bounded.
+_BLOCKS_AT_ONCE = 1 << 14
+# Up to so many scores of a slice are kept (4 MB); of larger catalogues the few are computed again.
+_KEPT = 1 << 20
+# Numbers of embeddings gathered at once for that (16 MB).
+_GATHERED_AT_ONCE = 1 << 22
+# Scores held at once, in numbers, where all of a customer's are sorted (64 MB).
+_SCORES_AT_ONCE = 1 << 24
+# How far two sums of the same float32 products may be apart, for the largest of a customer's.
+_ROUNDING = 1e-5
 
 Found = tuple[Any, Any]
 """Scores [n, k] float32, best first, and positions in the catalogue [n, k] int64."""
@@ -77,7 +82,8 @@ class ExactRetrieval:
         """Return the best `k` (1 to `products`) of each of the queries [n, d] float32."""
         if k * _FEW_BLOCKS * _BLOCK > len(self._rows):
             return self._sort_all(queries, k)
-        slices = [queries[at : at + _SLICE] for at in range(0, len(queries), _SLICE)]
+        rows = max(1, min(_SLICE, _BLOCKS_AT_ONCE // k))
+        slices = [queries[at : at + rows] for at in range(0, len(queries), rows)]
         if len(slices) == 1:
             return self._prune(queries, k, self._pool if self._is_large else None)
         return _stacked(
@@ -87,33 +93,54 @@ class ExactRetrieval:
     def scores(self, queries: Any, positions: Any) -> Any:
         """Return the scores [n, c] of some products of each query, by their positions [n, c]."""
         block, place = np.divmod(positions, _BLOCK)
-        return self._score_rows(queries, self._row(block, place))
+        return self._score_blocks(queries, np.arange(len(queries)), self._row(block, place))
 
     def embeddings(self) -> Any:
         """Return the catalogue's embeddings [m, d], in its order."""
         return self._rows[self._in_order()]
 
     def _prune(self, queries: Any, k: int, pool: ThreadPoolExecutor | None = None) -> Found:
-        blocks = np.sort(_highest(self._best_of_blocks(queries, pool), k), axis=1)
-        rows = self._row(blocks[:, :, None], np.arange(_BLOCK)).reshape(len(queries), -1)
-        scores = self._score_rows(queries, rows)
-        scores[self._is_filler[rows]] = -np.inf
-        return _ordered(scores, self._positions[rows], k)
-
-    def _best_of_blocks(self, queries: Any, pool: ThreadPoolExecutor | None) -> Any:
-        """Return each block's best score [n, blocks]."""
         n = len(queries)
-        best = np.empty((n, len(self._rows) // _BLOCK), np.float32)
+        is_small = n * len(self._rows) <= _KEPT
+        kept = np.empty((len(self._rows), n), np.float32) if is_small else None
+        best = self._best_of_blocks(queries, kept, pool)
+        if not np.isfinite(best).all():
+            return self._sort_all(queries, k)  # There is no bar; the caller will see why.
+        bar = np.partition(best, -k, axis=1)[:, -k, None]
+        bar -= _ROUNDING * np.abs(best).max(axis=1, keepdims=True)
+        customers, blocks = np.nonzero(best >= bar)
+        rows = self._row(blocks[:, None], np.arange(_BLOCK))
+        if kept is None:
+            scores = self._score_blocks(queries, customers, rows)
+        else:
+            scores = kept[rows, customers[:, None]]
+        reached, place = np.nonzero((scores >= bar[customers]) & ~self._is_filler[rows])
+        scores, rows, customers = scores[reached, place], rows[reached, place], customers[reached]
+        positions = self._positions[rows]
+        order = np.lexsort((positions, -scores, customers))
+        firsts = np.searchsorted(customers, np.arange(n))
+        chosen = order[firsts[:, None] + np.arange(k)]
+        return scores[chosen], positions[chosen]
+
+    def _best_of_blocks(self, queries: Any, kept: Any, pool: ThreadPoolExecutor | None) -> Any:
+        """Return each block's best score [n, blocks]; write all into `kept` [rows, n] if given.
+
+        Products times customers, not the other way round: with few customers, OpenBLAS is up to
+        three times as fast in that order.
+        """
+        n = len(queries)
+        best = np.empty((len(self._rows) // _BLOCK, n), np.float32)
 
         def score(number: int) -> None:
             stripe, begin = self._stripes[number], number * _STRIPE
             blocks = len(stripe) // _BLOCK
-            scores = np.matmul(queries, stripe.T).reshape(n, _BLOCK, blocks)
-            scores.max(axis=1, out=best[:, begin : begin + blocks])
+            target = None if kept is None else kept[begin * _BLOCK : begin * _BLOCK + len(stripe)]
+            scores = np.matmul(stripe, queries.T, out=target).reshape(_BLOCK, blocks, n)
+            scores.max(axis=0, out=best[begin : begin + blocks])
 
         for _ in (pool.map if pool else map)(score, range(len(self._stripes))):
             pass
-        return best
+        return np.ascontiguousarray(best.T)
 
     def _row(self, block: Any, place: Any) -> Any:
         """Return the rows of products by their block and their place in it."""
@@ -126,14 +153,16 @@ class ExactRetrieval:
         """Return the rows of the products in the catalogue's order."""
         return np.argsort(self._positions)[: self.products]
 
-    def _score_rows(self, queries: Any, rows: Any) -> Any:
+    def _score_blocks(self, queries: Any, customers: Any, rows: Any) -> Any:
+        """Return the scores [p, c] of the rows [p, c] for the customers [p]."""
         at_once = max(1, _GATHERED_AT_ONCE // (rows.shape[1] * self._width))
+        parts = [slice(at, at + at_once) for at in range(0, len(rows), at_once)]
         return np.concatenate(
             [
-                np.matmul(self._rows[rows[at : at + at_once]], queries[at : at + at_once, :, None])
-                for at in range(0, len(queries), at_once)
+                np.matmul(self._rows[rows[part]], queries[customers[part], :, None])[:, :, 0]
+                for part in parts
             ]
-        )[:, :, 0]
+        )
 
     def _sort_all(self, queries: Any, k: int) -> Found:
         at_once = max(1, _SCORES_AT_ONCE // len(self._rows))
