@@ -5,11 +5,12 @@ offsets (0 is a free slot; open addressing with linear probing, at most half ful
 a customer:
 
     u16 length of the id | `top_k` x u32 where item i ends, counted from the text's begin |
-    id (UTF-8) | text: `{"customer_id":"C1","recommendations":[ITEM,ITEM,...`
+    id (UTF-8) | text: `{"customer_id":"C1","recommendations":[ITEM,ITEM,...]`
 
-A question for fewer products takes the text up to that item's end. The table of `tasks` that a
-customer belongs to, and the slot that it begins to look at, follow from the CRC-32 of its id. The
-file's own checksum is in the manifest of the prepared answers; it is verified before it is mapped.
+A question for fewer products takes the text up to that item's end, and closes it. The table of
+`tasks` that a customer belongs to, and the slot that it begins to look at, follow from the CRC-32
+of its id. The file's own checksum is in the manifest of the prepared answers; it is verified before
+the file is mapped.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _HEADER = struct.Struct("<8s32sIIIxxxxQQQ")
 _LENGTH = struct.Struct("<H")
 _END = struct.Struct("<I")
 LONGEST_ID_BYTES = 0xFFFF
+_CLOSING = b"]"
 
 
 def shard_of(customer_id: str, shards: int) -> int:
@@ -59,7 +61,8 @@ class TableWriter:
         for item in items:
             end += 1 + len(item)
             ends.append(_END.pack(end))
-        parts = (_LENGTH.pack(len(key)), *ends, key, begin, b",".join(items))
+        ends[-1] = _END.pack(end + len(_CLOSING))
+        parts = (_LENGTH.pack(len(key)), *ends, key, begin, b",".join(items), _CLOSING)
         slots, mask = self._slots, len(self._slots) - 1
         slot = zlib.crc32(key) // self._shards & mask
         while slots[slot]:
@@ -134,6 +137,7 @@ class Tables:
         parts, count = self._parts, len(self._parts)
         crc32, length_at, end_at = zlib.crc32, _LENGTH.unpack_from, _END.unpack_from
         to_end, to_key = _LENGTH.size + _END.size * (k - 1), _LENGTH.size + _END.size * self.top_k
+        closing = b"" if k == self.top_k else _CLOSING
         found: list[bytes | None] = []
         for customer_id in customer_ids:
             key = customer_id.encode()
@@ -144,7 +148,7 @@ class Tables:
                 begin = at + to_key
                 text = begin + len(key)
                 if data[begin:text] == key and length_at(data, at)[0] == len(key):
-                    found.append(data[text : text + end_at(data, at + to_end)[0]] + b"]")
+                    found.append(data[text : text + end_at(data, at + to_end)[0]] + closing)
                     break
                 slot = slot + 1 & mask
             else:

@@ -27,7 +27,7 @@ LAST_FLUSH_S = 2.0
 # Customers are noted in a list, which costs a request next to nothing, and counted so often, or
 # when there are so many.
 COUNT_EVERY_S = 1.0
-NOTED_AT_MOST = 20_000
+NOTED_AT_MOST = 100_000
 # An hour that could not be written for so long is given up: nobody collects it any more.
 KEPT_HOURS = 72
 _HOUR_S = 3_600
@@ -75,6 +75,7 @@ class Usage:
         self._flush_s = flush_s
         self._now = now
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._customers: list[str] = []
         self._hour = 0
         self._sketches: dict[int, Sketch] = {}
@@ -92,29 +93,31 @@ class Usage:
     def note_customers(self, customer_ids: Iterable[str]) -> None:
         """Note the customers of an answer; they are counted later, a second's worth at a time."""
         hour = int(self._now() // _HOUR_S)
+        if hour != self._hour or len(self._customers) > NOTED_AT_MOST:
+            self._count()
         with self._lock:
-            if hour != self._hour or len(self._customers) > NOTED_AT_MOST:
-                self._count()
-                self._hour = hour
+            self._hour = hour
             self._customers.extend(customer_ids)
 
     def _count(self) -> None:
-        """Move what is noted into the sketch of its hour; the lock is held."""
-        if not self._customers:
-            return
-        sketch = self._sketches.get(self._hour)
-        if sketch is None:
-            sketch = self._sketches[self._hour] = new_sketch()
-        for customer_id in self._customers:
-            sketch.update(customer_id)
-        self._customers.clear()
+        """Move what is noted into the sketch of its hour, without keeping requests waiting."""
+        with self._counting:
+            with self._lock:
+                customers, self._customers = self._customers, []
+                hour = self._hour
+            if not customers:
+                return
+            sketch = self._sketches.get(hour)
+            if sketch is None:
+                sketch = self._sketches[hour] = new_sketch()
+            for customer_id in customers:
+                sketch.update(customer_id)
 
     def run(self) -> None:
         """Write every `flush_s` until `close`; so a key is written once in that time."""
         flush_at = time.monotonic() + self._flush_s
         while not self._stopping.wait(min(COUNT_EVERY_S, self._flush_s)):
-            with self._lock:
-                self._count()
+            self._count()
             if time.monotonic() < flush_at:
                 continue
             flush_at = time.monotonic() + self._flush_s
@@ -139,9 +142,10 @@ class Usage:
             self._flushing.release()
 
     def _flush(self, until: float) -> None:
-        with self._lock:
-            self._count()
+        self._count()
+        with self._counting:
             hours = {hour: s.serialize_compact() for hour, s in self._sketches.items()}
+        with self._lock:
             used, self._used = self._used, {}
         try:
             for hour, sketch in hours.items():
@@ -173,7 +177,7 @@ class Usage:
         this_hour = int(self._now() // _HOUR_S)
         for hour in hours:
             if hour < this_hour - (1 if hour in self._saved else KEPT_HOURS):
-                with self._lock:
+                with self._counting:
                     del self._sketches[hour]
                 if self._saved.pop(hour, None) is None:
                     log("ERROR", "customers of an hour are lost", hour=_begin(hour).isoformat())
