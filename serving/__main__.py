@@ -27,20 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from serving.cpus import cpus_given
-from serving.engine_client import MAX_WAITING
 from serving.errors import InvalidConfiguration
 from serving.logs import log, logging_config
 from serving.settings import Settings, read_settings
 
 # Cloud Run kills a container 10 s after SIGTERM. First requests are still taken and answered with
-# "Connection: close", then no more are taken and those in flight have the rest; one second stays.
+# "Connection: close", then no more are taken and those in flight have eight seconds (FINISH_S of
+# the server); one second stays.
 DRAIN_S = 1.0
-FINISH_S = 8
-# Granian counts open connections here, idle ones too, not requests; Cloud Run's own limit is
-# 1,000 requests an instance.
-MAX_CONNECTIONS = 4_096
-# Threads that refuse, look up keys or answer from the table while MAX_WAITING wait for the engine.
-SPARE_THREADS = 16
 
 
 def main() -> None:
@@ -82,33 +76,18 @@ def _serve(settings: Settings, started_at: float, folder: Path) -> None:
     engine = _start_engine(folder) if settings.artifact else None
     # The engine's interpreter starts meanwhile. What every worker needs is imported once, here,
     # and its memory shared: they are forked where the system forks.
-    from granian import Granian
-    from granian.constants import Interfaces
-    from granian.log import LogLevels
-
-    from serving.worker import Launch, build, import_all
-
     # Imports leave nothing to collect; looking for it takes a tenth of their time.
     gc.disable()
+    from serving.server import new_server
+    from serving.worker import Launch, build, import_all
+
     import_all()
     gc.freeze()
     gc.enable()
     draining = RawValue(ctypes.c_bool, False)
     engine_ended = threading.Event()
-    server = Granian(
-        "serving",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.WSGI,
-        workers=cpus_given() if engine else 1,
-        blocking_threads=MAX_WAITING + SPARE_THREADS,
-        backlog=MAX_CONNECTIONS,
-        backpressure=MAX_CONNECTIONS,
-        workers_kill_timeout=FINISH_S,
-        websockets=False,
-        log_level=LogLevels.warning,
-        log_dictconfig=logging_config(),
-    )
+    workers = cpus_given() if engine else 1
+    server = new_server("serving", settings.host, settings.port, workers)
 
     def begin() -> None:
         _drain_on_signal(draining, server.signal_handler_interrupt)

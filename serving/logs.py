@@ -40,16 +40,26 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class ThreadAdvice(logging.Filter):
+    """Drops the server's advice on its threads: most of them wait for the engine, as is meant."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is anything else."""
+        return not record.getMessage().startswith("Configuration allows spawning up to")
+
+
 def logging_config() -> dict[str, Any]:
     """Return the `logging.config` dictionary for both the server's and the libraries' lines."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonLines}},
+        "filters": {"thread_advice": {"()": ThreadAdvice}},
         "handlers": {
             "stdout": {
                 "class": "logging.StreamHandler",
                 "formatter": "json",
+                "filters": ["thread_advice"],
                 "stream": "ext://sys.stdout",
             }
         },

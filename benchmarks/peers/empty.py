@@ -13,13 +13,9 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
-from granian import Granian
-from granian.constants import Interfaces
-from granian.log import LogLevels
 
-from serving.__main__ import MAX_CONNECTIONS, SPARE_THREADS
 from serving.cpus import cpus_given
-from serving.engine_client import MAX_WAITING
+from serving.server import new_server
 
 PRODUCTS, CUSTOMERS = 10, 1_000
 _RESULT = {
@@ -67,18 +63,7 @@ def bare_app() -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
 
 def main(kind: str) -> None:
     """Serve with the settings that the serving container gives the same server."""
-    server = Granian(
-        "empty",
-        address="127.0.0.1",
-        port=int(os.environ["PORT"]),
-        interface=Interfaces.WSGI,
-        workers=cpus_given(),
-        blocking_threads=MAX_WAITING + SPARE_THREADS,
-        backlog=MAX_CONNECTIONS,
-        backpressure=MAX_CONNECTIONS,
-        websockets=False,
-        log_level=LogLevels.warning,
-    )
+    server = new_server("empty", "127.0.0.1", int(os.environ["PORT"]), cpus_given())
     build = {"flask": flask_app, "bare": bare_app}[kind]
     server.serve(target_loader=lambda *_: build(), wrap_loader=False)
 
