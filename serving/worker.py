@@ -74,7 +74,10 @@ def build(launch: Launch) -> Callable[..., Any]:
         slot = ModelSlot(EMPTY)
     else:
         slot = ModelSlot(STARTING)
-        slot.follow(EngineClient(launch.engine, lambda event: _take(event, slot, launch)))
+        try:
+            slot.follow(EngineClient(launch.engine, lambda event: _take(event, slot, launch)))
+        except OSError:
+            slot.set_ended()  # It has ended already, and said why; the main process ends too.
         _spawn("connect-keys", keys.connect)
         _spawn("write-usage", usage.run)
         # Runs when the worker has answered its last request: a child process has no `atexit`.

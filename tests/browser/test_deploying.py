@@ -24,7 +24,7 @@ def test_first_run_deployed_at_once_becomes_live_without_a_reload(page: Page, st
 
     becomes(page, "v1 is live")
     assert re.search(r"/deployments/[a-z0-9-]+$", page.url)
-    expect(page.locator(".steps .state")).to_have_text(["Done"] * 5)
+    expect(page.locator(".steps .state")).to_have_text(["Done"] * 6)
     story.serves("first", v1=100)
 
     page.get_by_role("link", name="first", exact=True).first.click()

@@ -93,7 +93,8 @@ def both(world: World, loading: Container) -> Iterator[tuple[Container, Containe
 
 
 def wait_until_prepared(container: Container) -> None:
-    """Wait until every worker serves prepared answers, so whichever is asked."""
+    """Wait until the port listens and every worker serves prepared answers, whichever is asked."""
+    container.wait_until_listening()
     eventually(lambda: container.logged_by_every_worker("prepared answers served"), "the tables")
 
 

@@ -113,7 +113,7 @@ def test_run_is_told_the_version_and_what_to_prepare(cloud: Jobs, jobs: RunJobs)
             "MODEL_VERSION": "v1",
             "MODEL_DIGEST": "sha256:1",
             "TRAINING_RUN": "1",
-            "PREPARED_TOP_K": "20",
+            "PREPARED_TOP_K": "10",
             "PREPARED_CUSTOMERS": "",
             "RETRIEVAL": "exact",
             "MINIMUM_RECALL": "0.95",
