@@ -142,6 +142,14 @@ class CloudRun:
         self._processes.close()
         self._database.close()
 
+    def replace_instance(self, service_id: str, revision: str) -> None:
+        """Replace a revision's instance, as the real service may at any time: no API asks for it.
+
+        KeyError where nothing runs of that service and revision.
+        """
+        assert self._fleet is not None, "the local Cloud Run is not started"
+        self._in_loop(self._fleet.replace(service_id, revision))
+
     async def _new_fleet(self) -> Fleet:
         return Fleet(
             self._ports,

@@ -78,6 +78,10 @@ class Fleet:
         for runner in self._runners.pop(service_id, {}).values():
             self._retire(runner)
 
+    async def replace(self, service_id: str, revision: str) -> None:
+        """End a revision's instance after its requests in flight; another one takes its place."""
+        self._runners[service_id][revision].replace()
+
     async def close(self) -> None:
         """End every instance, after its requests in flight if they end within the grace."""
         runners = [runner for by_name in self._runners.values() for runner in by_name.values()]

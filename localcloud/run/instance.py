@@ -134,11 +134,23 @@ class RevisionRunner:
             self._changed.set()  # It may have to end now; a busy instance is not woken for this.
 
     def discard(self, process: Process) -> None:
-        """Stop using an instance that refuses connections; a fresh one takes its place."""
+        """Stop using an instance that refuses connections; a fresh one takes its place.
+
+        It may be ending by itself, with requests in flight that it still answers.
+        """
         if self._live is process:
             _log.warning("instance of %s refuses connections; replacing it", self.plan.name)
-            process.signal_group(signal.SIGKILL)
+            self.replace()
+
+    def replace(self) -> None:
+        """Send the instance no more requests, but SIGTERM; those in flight have the grace period.
+
+        The next one starts at once, and further requests wait for it. The real service may do
+        this to any instance at any time.
+        """
+        if self._live is not None:
             self._live = None
+            self._changed.set()
 
     def _has_room(self, process: Process) -> bool:
         return process.in_flight < self.plan.concurrency

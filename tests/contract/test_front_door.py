@@ -176,6 +176,16 @@ def test_request_refused_by_a_deaf_instance_is_sent_to_a_fresh_one(cloud: World)
     until(lambda: not is_running(deaf), "the deaf instance to end")
 
 
+def test_replaced_instance_ends_and_requests_wait_for_the_next_one(cloud: World) -> None:
+    url = cloud.create(template=template("v1", env={"START_S": "0.2"})).uri
+    first = answer(url)["pid"]
+
+    cloud.cloud_run.replace_instance(SERVICE, f"{SERVICE}-v1")
+
+    assert answer(url)["pid"] != first
+    until(lambda: not is_running(first), "the replaced instance to end")
+
+
 def test_instance_that_never_comes_up_again_costs_a_503_within_the_limit(cloud: World) -> None:
     marker = cloud.folder / "started-once"
     marker.unlink(missing_ok=True)
