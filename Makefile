@@ -17,7 +17,7 @@ up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay 
 	@$(BIN)/turnout up
 
 test: $(READY) chromium  ## Run every test: unit, contract, workflow, end to end, browser
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(READY)  ## Lint, format and types
 	@$(BIN)/ruff check .
