@@ -75,8 +75,8 @@ def _check_port_is_free(settings: Settings) -> None:
 def _serve(settings: Settings, started_at: float, folder: Path) -> None:
     engine = _start_engine(folder) if settings.artifact else None
     # The engine's interpreter starts meanwhile. What every worker needs is imported once, here,
-    # and its memory shared: they are forked where the system forks.
-    # Imports leave nothing to collect; looking for it takes a tenth of their time.
+    # and its memory shared: they are forked where the system forks. Imports leave nothing to
+    # collect, and looking for it takes a tenth of their time.
     gc.disable()
     from serving.server import new_server
     from serving.worker import Launch, build, import_all
@@ -111,13 +111,11 @@ def _serve(settings: Settings, started_at: float, folder: Path) -> None:
 
 def _start_engine(folder: Path) -> subprocess.Popen[bytes]:
     """Start the process that loads the model; it ends when this one does, however it ends."""
-    files = folder / "files"  # An artifact may have any names in it.
-    files.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(_address(folder)))
         listener.listen(64)
         return subprocess.Popen(
-            [sys.executable, "-m", "serving.engine", str(listener.fileno()), str(files)],
+            [sys.executable, "-m", "serving.engine", str(listener.fileno()), str(folder)],
             stdin=subprocess.PIPE,
             pass_fds=[listener.fileno()],
             # A signal to this process's group (Ctrl-C) must not stop it before the drain.

@@ -16,6 +16,7 @@ import logging
 import logging.config
 import os
 import selectors
+import shutil
 import socket
 import sys
 import threading
@@ -45,7 +46,7 @@ def main() -> None:
     gc.disable()  # Until the model is loaded: nothing of what comes before is let go again.
     listener, folder = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
     logging.config.dictConfig(logging_config())
-    _spawn("follow-parent", _end_with_parent)
+    _spawn("follow-parent", partial(_end_with_parent, folder))
     settings, timings = read_settings(os.environ), Timings()
     workers = Workers(listener)
     try:
@@ -98,7 +99,12 @@ def _load(settings: Settings, folder: Path, workers: Workers, timings: Timings) 
             workers.tell(PreparedReady(list(map(str, tables)), prepared.products))
             # Importing TensorFlow holds the interpreter for a second: first every worker is told.
             workers.wait_for(cpus_given(), TELL_WITHIN_S)
-    return load_model(settings, source, folder, cpus_given(), timings, index)
+    # A folder of its own: an artifact may have any names in it.
+    files = folder / "artifact"
+    model = load_model(settings, source, files, cpus_given(), timings, index)
+    # On Cloud Run files are memory; the loaded model needs none of its own.
+    shutil.rmtree(files, ignore_errors=True)
+    return model
 
 
 class Workers:
@@ -258,9 +264,10 @@ def _spawn(name: str, work: Callable[[], None]) -> None:
     threading.Thread(target=work, name=name, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     """End when the main process does: it holds the other end of standard input."""
     sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)  # Whoever was killed could not do that.
     os._exit(0)
 
 

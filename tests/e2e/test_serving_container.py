@@ -784,3 +784,14 @@ def _refuses(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def test_files_of_a_loaded_model_are_given_back_and_a_killed_container_leaves_none(
+    cloud: Cloud, run: Callable[..., Container], tmp_path: Path
+) -> None:
+    container = run({**cloud.deploy(models.write_good), "TMPDIR": str(tmp_path)})
+    container.wait_until_healthy()
+    assert list(tmp_path.glob("model-*"))
+    assert not list(tmp_path.rglob("saved_model.pb"))
+    container.process.kill()
+    eventually(lambda: not list(tmp_path.glob("model-*")), "the folder's end")
