@@ -7,12 +7,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import ArtifactMismatch
 from serving.settings import Settings
+
+_Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 MANIFEST = "manifest.json"
 _PARALLEL_DOWNLOADS = 8
@@ -86,6 +88,16 @@ def fetch_files(
             raise
 
 
+def read_manifest(kind: type[_Manifest], path: str, source: ArtifactSource) -> _Manifest:
+    """Return a stored manifest; ArtifactUnavailable, or ArtifactMismatch naming the field."""
+    try:
+        return kind.model_validate_json(source.read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ArtifactMismatch(f"{path}: {where}: {first['msg']}") from error
+
+
 def digest_of(files: Iterable[ManifestFile]) -> str:
     """Return "sha256:" + hex of the lines `path TAB size TAB crc32c` sorted by path."""
     lines = sorted((file.path, f"{file.path}\t{file.size}\t{file.crc32c}\n") for file in files)
@@ -94,12 +106,7 @@ def digest_of(files: Iterable[ManifestFile]) -> str:
 
 def _read_manifest(settings: Settings, source: ArtifactSource) -> Manifest:
     assert settings.artifact is not None
-    try:
-        manifest = Manifest.model_validate_json(source.read(MANIFEST))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise ArtifactMismatch(f"{MANIFEST}: {where}: {first['msg']}") from error
+    manifest = read_manifest(Manifest, MANIFEST, source)
     expect(MANIFEST, "model_id", manifest.model_id, settings.model_id)
     expect(MANIFEST, "version", f"v{manifest.version}", settings.model_version)
     expect(MANIFEST, "training_run", manifest.training_run, settings.training_run)

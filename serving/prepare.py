@@ -202,6 +202,7 @@ def _index(task: Task, model: Recommender, customers: Sequence[str], path: Path)
     """Write the approximate index and return its recall; raises LoadError."""
     from serving import approximate
     from serving.predictor import RetrievingRecommender
+    from serving.warm_up import sample
 
     if not isinstance(model, RetrievingRecommender):
         raise ModelContractError(
@@ -212,7 +213,7 @@ def _index(task: Task, model: Recommender, customers: Sequence[str], path: Path)
         raise ModelContractError(
             f"approximate retrieval needs {CUSTOMERS}: recall is measured on known customers"
         )
-    some = customers[:: max(1, len(customers) // MEASURED_CUSTOMERS)][:MEASURED_CUSTOMERS]
+    some = sample(customers, MEASURED_CUSTOMERS)
     index, recall = approximate.build(
         model.exact, model.embed(some), task.minimum_recall, cpus_given()
     )

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from serving.artifacts import ArtifactSource, ManifestFile, digest_of, expect, fetch_files
+from serving.artifacts import (
+    ArtifactSource,
+    ManifestFile,
+    digest_of,
+    expect,
+    fetch_files,
+    read_manifest,
+)
 from serving.errors import ArtifactMismatch
 from serving.settings import Settings
 
@@ -46,12 +53,7 @@ class Prepared:
 def fetch_prepared(settings: Settings, source: ArtifactSource, folder: Path) -> Prepared:
     """Download what was prepared into `folder`; raises ArtifactUnavailable, ArtifactMismatch."""
     assert settings.artifact is not None
-    try:
-        manifest = PreparedManifest.model_validate_json(source.read(MANIFEST))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise ArtifactMismatch(f"{MANIFEST}: {where}: {first['msg']}") from error
+    manifest = read_manifest(PreparedManifest, MANIFEST, source)
     expect(MANIFEST, "model_digest", manifest.model_digest, settings.artifact.digest)
     expect(MANIFEST, "digest", manifest.digest, settings.prepared_digest)
     expect(MANIFEST, "digest of its files", digest_of(manifest.files), settings.prepared_digest)

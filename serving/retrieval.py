@@ -11,6 +11,7 @@ Equal scores are ordered as the catalogue is: the product that `candidates()` na
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -97,7 +98,7 @@ class ExactRetrieval:
 
     def embeddings(self) -> Any:
         """Return the catalogue's embeddings [m, d], in its order."""
-        return self._rows[self._in_order()]
+        return self._rows[self._in_order]
 
     def _prune(self, queries: Any, k: int, pool: ThreadPoolExecutor | None = None) -> Found:
         n = len(queries)
@@ -149,8 +150,9 @@ class ExactRetrieval:
         apart = np.where(stripe == last, len(self._stripes[last]) // _BLOCK, _STRIPE)
         return stripe * _STRIPE * _BLOCK + place * apart + block % _STRIPE
 
+    @cached_property
     def _in_order(self) -> Any:
-        """Return the rows of the products in the catalogue's order."""
+        """The rows of the products in the catalogue's order; few questions need them."""
         return np.argsort(self._positions)[: self.products]
 
     def _score_blocks(self, queries: Any, customers: Any, rows: Any) -> Any:
@@ -166,10 +168,9 @@ class ExactRetrieval:
 
     def _sort_all(self, queries: Any, k: int) -> Found:
         at_once = max(1, _SCORES_AT_ONCE // len(self._rows))
-        in_order = self._in_order()
         found = []
         for at in range(0, len(queries), at_once):
-            scores = (queries[at : at + at_once] @ self._rows.T)[:, in_order]
+            scores = (queries[at : at + at_once] @ self._rows.T)[:, self._in_order]
             found.append(
                 _ordered(scores, np.broadcast_to(np.arange(self.products), scores.shape), k)
             )

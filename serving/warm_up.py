@@ -35,9 +35,9 @@ def warm_up(recommender: Recommender, customers: Sequence[str]) -> None:
         raise ModelWarmUpError(f"{error} (asked for all products)") from error
 
 
-def sample(customers: Sequence[str]) -> Sequence[str]:
-    """Return some customers, spread over the list."""
-    return customers[:: max(1, len(customers) // _SAMPLE)][:_SAMPLE]
+def sample(customers: Sequence[str], most: int = _SAMPLE) -> Sequence[str]:
+    """Return at most so many customers, spread over the list."""
+    return customers[:: max(1, len(customers) // most)][:most]
 
 
 def _check(asked: Sequence[str], answer: Answer) -> None:
