@@ -115,16 +115,15 @@ def billed_as(method: str, request: Any, answers: Sequence[Any]) -> dict[str, in
     return dict(billed)
 
 
-def main(folder: Path) -> None:
-    """Run until SIGTERM or SIGINT."""
+def stay(cloud: LocalCloud) -> None:
+    """Run a cloud until SIGTERM or SIGINT."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    cloud = CountedCloud(folder)
     cloud.start()
     ended.wait()
     cloud.stop()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    stay(CountedCloud(Path(sys.argv[1])))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from pathlib import Path
 
+from benchmarks.counted_cloud import stay
 from localcloud.server import LocalCloud
 from shared import wiring
 from turnout.demo import SERVICE
@@ -27,14 +27,10 @@ class ReplacingCloud(LocalCloud):
 
 def main(folder: Path) -> None:
     """Run until SIGTERM or SIGINT; replace at every SIGUSR1."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     cloud = ReplacingCloud(folder)
-    cloud.start()
+    # Before the start, which tells others that the cloud may be asked.
     signal.signal(signal.SIGUSR1, lambda *_: cloud.replace_live())
-    ended.wait()
-    cloud.stop()
+    stay(cloud)
 
 
 if __name__ == "__main__":
