@@ -18,6 +18,10 @@ from serving.service import Service
 from serving.settings import Settings
 
 MAX_BODY_BYTES = 1 << 20
+# Of a body that is refused or not wanted, so much is read before the answer: whoever is still
+# sending when the connection is closed may never see why.
+_READ_AT_MOST = 8 * MAX_BODY_BYTES
+_READ_AT_ONCE = 1 << 16
 _PROBLEM_TYPE = "application/problem+json"
 
 
@@ -71,6 +75,14 @@ def create_app(
         _log_failure(settings, code="internal_error", reason=type(error).__name__, exc_info=True)
         content = _problem(500, "internal_error", "an unexpected error; see the service's logs")
         return flask.Response(content, 500, mimetype=_PROBLEM_TYPE)
+
+    @app.after_request
+    def read_the_rest(response: flask.Response) -> flask.Response:
+        body = flask.request.environ["wsgi.input"]
+        for _ in range(_READ_AT_MOST // _READ_AT_ONCE):
+            if not body.read(_READ_AT_ONCE):
+                break
+        return response
 
     @app.after_request
     def say_goodbye(response: flask.Response) -> flask.Response:
