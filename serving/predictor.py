@@ -203,6 +203,7 @@ def _searching(
         embed, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     ).get_concrete_function()
     exact = ExactRetrieval(embeddings, cpus)
+    exact.try_rough(tf)
     return RetrievingRecommender(tf, graph, product_ids, exact, known_customers)
 
 

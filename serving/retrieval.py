@@ -3,19 +3,24 @@
 A product's score is the inner product of its embedding with the customer's. The catalogue is cut
 into blocks of neighbours, and each block's best score is found in one sweep. The k-th highest of
 these is a bar that at least k products reach, so no product below it is among the k best: only
-those that reach it, a few more than k as a rule, are ever sorted.
+those that reach it, a few more than k as a rule, are ever sorted. Where the CPU is faster at it,
+the sweep takes rough scores, and the bar is lowered by the largest error they can have.
 
 Equal scores are ordered as the catalogue is: the product that `candidates()` names first wins.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
+
+from serving.rough import RoughScores, are_near, least_rough, least_true, lower_bits, numbers
 
 # Products in a block: wider means fewer best scores to choose from and more products to look at.
 _BLOCK = 32
@@ -35,6 +40,17 @@ _KEPT = 1 << 20
 _GATHERED_AT_ONCE = 1 << 22
 # Scores held at once, in numbers, where all of a customer's are sorted (64 MB).
 _SCORES_AT_ONCE = 1 << 24
+# With fewer customers at once, exact scores take no more CPU time than rough ones.
+_FEWEST = 8
+# Rough scores are used where they take at most this part of the time of exact ones, for the usual
+# number of products, in the fastest of some tries.
+_WORTH = 0.8
+_TRIED_K = 10
+_TRIES = 3
+# Blocks looked into for each product asked for; where the rough scores leave more, they are no use.
+_ROUGH_BLOCKS = 16
+# Blocks whose best is taken together before the highest are chosen: choosing costs more than that.
+_GROUP = 8
 # How far two sums of the same float32 products may be apart, for the largest of a customer's.
 _ROUNDING = 1e-5
 
@@ -78,6 +94,25 @@ class ExactRetrieval:
         ]
         self._is_large = len(self._stripes) >= _MANY_STRIPES
         self._pool = ThreadPoolExecutor(cpus, "score") if cpus > 1 else None
+        self._rough: RoughScores | None = None
+
+    def try_rough(self, tf: Any) -> bool:
+        """Use rough scores from now on if this CPU is faster with them; return whether it is.
+
+        CPUs without instructions for bfloat16 are slower with them, and so are small catalogues.
+        """
+        k = _TRIED_K
+        if k * _FEW_BLOCKS * _BLOCK > len(self._rows):
+            return False
+        scores = RoughScores(tf, self._rows)
+        queries = np.resize(self._rows[:: max(1, len(self._rows) // _SLICE)], (_SLICE, self._width))
+        queries = queries / max(np.abs(queries).max(), np.finfo(np.float32).tiny)
+        if are_near(scores, self._rows, queries):
+            exactly = _fastest(lambda: self._prune(queries, k))
+            self._rough = scores
+            if _fastest(lambda: self._prune(queries, k)) > _WORTH * exactly:
+                self._rough = None
+        return self._rough is not None
 
     def top(self, queries: Any, k: int) -> Found:
         """Return the best `k` (1 to `products`) of each of the queries [n, d] float32."""
@@ -102,6 +137,8 @@ class ExactRetrieval:
 
     def _prune(self, queries: Any, k: int, pool: ThreadPoolExecutor | None = None) -> Found:
         n = len(queries)
+        if self._rough and n >= _FEWEST and (found := self._prune_roughly(queries, k)):
+            return found
         is_small = n * len(self._rows) <= _KEPT
         kept = np.empty((len(self._rows), n), np.float32) if is_small else None
         best = self._best_of_blocks(queries, kept, pool)
@@ -115,11 +152,62 @@ class ExactRetrieval:
             scores = self._score_blocks(queries, customers, rows)
         else:
             scores = kept[rows, customers[:, None]]
+        return self._choose(n, k, bar, customers, rows, scores)
+
+    def _prune_roughly(self, queries: Any, k: int) -> Found | None:
+        """Do the same by rough scores; None where they do not tell enough.
+
+        The bar rises from part to part of the catalogue, and no part is kept.
+        """
+        assert self._rough is not None
+        n = len(queries)
+        errors = self._rough.errors(queries)
+        highest = np.empty((0, n), np.int16)
+        reached = []
+        begin = 0
+        for bits in self._rough.bits(queries):
+            best = self._best_of_part(bits)
+            highest = _highest_rows(np.concatenate([highest, _highest_of_groups(best, k)]), k)
+            bar = least_true(numbers(highest.min(axis=0)), errors)
+            low = least_rough(bar, errors)
+            if not (low > 0).all():
+                return None  # Only numbers above zero are in order.
+            low = lower_bits(low)
+            blocks, customers = np.divmod(np.flatnonzero(best >= low), n)
+            if len(blocks) > _ROUGH_BLOCKS * k * n:
+                return None
+            rows = self._row(blocks[:, None] + begin // _BLOCK, np.arange(_BLOCK))
+            scores = bits[rows - begin, customers[:, None]]
+            which, place = np.nonzero(scores >= low[customers, None])
+            reached.append((scores[which, place], rows[which, place], customers[which]))
+            begin += len(bits)
+        scores, rows, customers = map(np.concatenate, zip(*reached, strict=True))
+        still = scores >= low[customers]
+        rows, customers = rows[still, None], customers[still]
+        scores = self._score_blocks(queries, customers, rows)
+        return self._choose(n, k, bar[:, None], customers, rows, scores)
+
+    def _best_of_part(self, scores: Any) -> Any:
+        """Return the best score of each block [blocks, n] of some stripes' scores [rows, n]."""
+        rows, n = scores.shape
+        best = np.empty((rows // _BLOCK, n), scores.dtype)
+        for at in range(0, rows, _STRIPE * _BLOCK):
+            stripe = scores[at : at + _STRIPE * _BLOCK]
+            blocks = len(stripe) // _BLOCK
+            begin = at // _BLOCK
+            stripe.reshape(_BLOCK, blocks, n).max(axis=0, out=best[begin : begin + blocks])
+        return best
+
+    def _choose(self, n: int, k: int, bar: Any, customers: Any, rows: Any, scores: Any) -> Found:
+        """Return the best k of the products [p, c] with these rows and scores, of customers [p].
+
+        At least k of each of the n customers reach the bar [n, 1].
+        """
         reached, place = np.nonzero((scores >= bar[customers]) & ~self._is_filler[rows])
         scores, rows, customers = scores[reached, place], rows[reached, place], customers[reached]
         positions = self._positions[rows]
         order = np.lexsort((positions, -scores, customers))
-        firsts = np.searchsorted(customers, np.arange(n))
+        firsts = np.searchsorted(customers[order], np.arange(n))
         chosen = order[firsts[:, None] + np.arange(k)]
         return scores[chosen], positions[chosen]
 
@@ -175,6 +263,30 @@ class ExactRetrieval:
                 _ordered(scores, np.broadcast_to(np.arange(self.products), scores.shape), k)
             )
         return _stacked(found)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_TRIES):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _highest_of_groups(best: Any, k: int) -> Any:
+    """Return the best scores of groups of blocks [groups, n], of more than k groups."""
+    blocks, n = best.shape
+    width = min(_GROUP, blocks // (2 * k))
+    if width < 2:
+        return best
+    whole = blocks - blocks % width
+    return best[:whole].reshape(-1, width, n).max(axis=1)
+
+
+def _highest_rows(values: Any, k: int) -> Any:
+    """Return the k highest values of each column [k, n], in any order."""
+    return np.partition(values.T, -k, axis=1)[:, -k:].T
 
 
 def _ordered(scores: Any, positions: Any, k: int) -> Found:
