@@ -20,6 +20,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,6 +39,10 @@ from serving.wire import EVENTS, SMALL, ModelReady, PreparedReady, Question, Rep
 
 # Customers of one computation. More would not be cheaper each, and make the others wait.
 MOST_AT_ONCE = 256
+# How long questions wait for those of other lanes, as part of the time that the last answers took.
+PATIENCE = 0.5
+# With fewer products, another sweep of them is cheaper than waiting.
+PATIENT_FROM_PRODUCTS = 50_000
 TELL_WITHIN_S = 3.0
 
 
@@ -159,28 +164,48 @@ class Engine:
     def __init__(self, model: Recommender) -> None:
         self._model = model
         self._renderer = Renderer()
+        self._lanes = selectors.DefaultSelector()
 
     def serve(self, workers: Workers) -> None:
-        """Answer for ever."""
-        lanes = selectors.DefaultSelector()
-        lanes.register(workers.bell, selectors.EVENT_READ)
+        """Answer for ever.
+
+        Lanes that were answered just now will likely ask again just now: for a part of the time
+        that an answer takes, whoever is earlier waits for the others, and one sweep of the
+        catalogue does for all.
+        """
+        self._lanes.register(workers.bell, selectors.EVENT_READ)
+        patience = PATIENCE if self._model.products >= PATIENT_FROM_PRODUCTS else 0.0
+        answered: set[Connection] = set()
+        waits_until = 0.0
         while True:
-            asked = []
-            for key, _ in lanes.select():
-                if key.fileobj is workers.bell:
-                    for kind, lane in workers.new():
-                        if kind == SMALL:
-                            lanes.register(lane, selectors.EVENT_READ)
-                        else:
-                            _spawn("large", partial(self._serve_large, lane))
-                    continue
-                lane = cast(Connection, key.fileobj)
-                try:
-                    asked.append((lane, lane.recv()))
-                except (EOFError, OSError):
-                    lanes.unregister(lane)  # The worker is gone.
+            asked = self._receive(workers)
+            while answered.difference(asked) and (left_s := waits_until - time.monotonic()) > 0:
+                asked |= self._receive(workers, left_s)
             if asked:
-                self._answer_small(asked)
+                began = time.monotonic()
+                self._answer_small(list(asked.items()))
+                answered, ended = set(asked), time.monotonic()
+                waits_until = ended + patience * (ended - began)
+
+    def _receive(
+        self, workers: Workers, timeout_s: float | None = None
+    ) -> dict[Connection, list[Question]]:
+        """Return what the lanes ask now, or the first that asks; take new lanes in."""
+        asked = {}
+        for key, _ in self._lanes.select(timeout_s):
+            if key.fileobj is workers.bell:
+                for kind, lane in workers.new():
+                    if kind == SMALL:
+                        self._lanes.register(lane, selectors.EVENT_READ)
+                    else:
+                        _spawn("large", partial(self._serve_large, lane))
+                continue
+            lane = cast(Connection, key.fileobj)
+            try:
+                asked[lane] = lane.recv()
+            except (EOFError, OSError):
+                self._lanes.unregister(lane)  # The worker is gone.
+        return asked
 
     def _answer_small(self, asked: Sequence[tuple[Connection, list[Question]]]) -> None:
         replies = iter(self.answer([question for _, some in asked for question in some]))
