@@ -116,6 +116,7 @@ def write(found: Sequence[Result], path: Path) -> None:
         }
         for result in found
     ]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in rows) + "\n]\n")
 
 
