@@ -167,7 +167,10 @@ class ExactRetrieval:
         begin = 0
         for bits in self._rough.bits(queries):
             best = self._best_of_part(bits)
-            highest = _highest_rows(np.concatenate([highest, _highest_of_groups(best, k)]), k)
+            highest = np.concatenate([highest, _highest_of_groups(best, k)])
+            if len(highest) < k:
+                return None  # The first part has fewer blocks, so there is no bar yet.
+            highest = _highest_rows(highest, k)
             bar = least_true(numbers(highest.min(axis=0)), errors)
             low = least_rough(bar, errors)
             if not (low > 0).all():

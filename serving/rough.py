@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 # Rows scored at once: the 64 scores of each are 6 MB, and fewer rows waste the calls' fixed cost.
+# Whole stripes of the exact search, which takes each part's blocks as they lie in it.
 _ROWS_AT_ONCE = 48 * 1024
 # Rounding a number to 8 binary digits changes it by at most this part, and a sum's rounding too.
 _UNIT = 2.0**-7

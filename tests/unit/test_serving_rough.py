@@ -87,6 +87,21 @@ def test_equal_scores_stay_in_the_order_of_the_catalogue(monkeypatch: pytest.Mon
     assert rough.asked
 
 
+@pytest.mark.parametrize("k", [1, 127, 128, 129, 234])
+def test_more_products_than_a_part_has_blocks_are_found(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.rough._ROWS_AT_ONCE", 4_096)
+    random = np.random.default_rng(6)
+    embeddings = random.normal(size=(60_000, WIDTH)).astype(np.float32)
+    queries = random.normal(size=(8, WIDTH)).astype(np.float32)
+    search, rough = roughly(embeddings, monkeypatch)
+    _, positions = search.top(queries, k)
+    _, expected = ExactRetrieval(embeddings).top(queries, k)
+    np.testing.assert_array_equal(positions, expected)
+    assert rough.asked
+
+
 @pytest.mark.parametrize(
     "embeddings",
     [
