@@ -190,7 +190,7 @@ class Engine:
     def _receive(
         self, workers: Workers, timeout_s: float | None = None
     ) -> dict[Connection, list[Question]]:
-        """Return what the lanes ask now, or the first that asks; take new lanes in."""
+        """Wait until a lane asks or is new, or the time is over; return what they ask."""
         asked = {}
         for key, _ in self._lanes.select(timeout_s):
             if key.fileobj is workers.bell:

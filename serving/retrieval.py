@@ -166,7 +166,11 @@ class ExactRetrieval:
         reached = []
         begin = 0
         for bits in self._rough.bits(queries):
-            best = self._best_of_part(bits)
+            best = np.empty((len(bits) // _BLOCK, n), np.int16)
+            for at in range(0, len(best), _STRIPE):
+                _best_of_stripe(
+                    bits[at * _BLOCK : (at + _STRIPE) * _BLOCK], best[at : at + _STRIPE]
+                )
             highest = np.concatenate([highest, _highest_of_groups(best, k)])
             if len(highest) < k:
                 return None  # The first part has fewer blocks, so there is no bar yet.
@@ -189,17 +193,6 @@ class ExactRetrieval:
         rows, customers = rows[still, None], customers[still]
         scores = self._score_blocks(queries, customers, rows)
         return self._choose(n, k, bar[:, None], customers, rows, scores)
-
-    def _best_of_part(self, scores: Any) -> Any:
-        """Return the best score of each block [blocks, n] of some stripes' scores [rows, n]."""
-        rows, n = scores.shape
-        best = np.empty((rows // _BLOCK, n), scores.dtype)
-        for at in range(0, rows, _STRIPE * _BLOCK):
-            stripe = scores[at : at + _STRIPE * _BLOCK]
-            blocks = len(stripe) // _BLOCK
-            begin = at // _BLOCK
-            stripe.reshape(_BLOCK, blocks, n).max(axis=0, out=best[begin : begin + blocks])
-        return best
 
     def _choose(self, n: int, k: int, bar: Any, customers: Any, rows: Any, scores: Any) -> Found:
         """Return the best k of the products [p, c] with these rows and scores, of customers [p].
@@ -225,10 +218,9 @@ class ExactRetrieval:
 
         def score(number: int) -> None:
             stripe, begin = self._stripes[number], number * _STRIPE
-            blocks = len(stripe) // _BLOCK
             target = None if kept is None else kept[begin * _BLOCK : begin * _BLOCK + len(stripe)]
-            scores = np.matmul(stripe, queries.T, out=target).reshape(_BLOCK, blocks, n)
-            scores.max(axis=0, out=best[begin : begin + blocks])
+            scores = np.matmul(stripe, queries.T, out=target)
+            _best_of_stripe(scores, best[begin : begin + _STRIPE])
 
         for _ in (pool.map if pool else map)(score, range(len(self._stripes))):
             pass
@@ -275,6 +267,12 @@ def _fastest(work: Callable[[], object]) -> float:
         work()
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _best_of_stripe(scores: Any, best: Any) -> None:
+    """Write the best score of each block [blocks, n] of a stripe's scores [rows, n] to `best`."""
+    blocks, n = best.shape
+    scores.reshape(_BLOCK, blocks, n).max(axis=0, out=best)
 
 
 def _highest_of_groups(best: Any, k: int) -> Any:
