@@ -175,6 +175,8 @@ def load_recommender(
         log("WARNING", "candidates are not what the index searches", reason=difference)
         return whole
     searching.retrieval = search(searching.exact)
+    if searching.retrieval is searching.exact:
+        searching.exact.try_rough(tf)
     return searching
 
 
@@ -203,7 +205,6 @@ def _searching(
         embed, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     ).get_concrete_function()
     exact = ExactRetrieval(embeddings, cpus)
-    exact.try_rough(tf)
     return RetrievingRecommender(tf, graph, product_ids, exact, known_customers)
 
 
