@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import EMPTY, FLASK, PREPARED, TENSORFLOW
+from benchmarks.plan import SIZES
 from benchmarks.race import Outcome, Sample
 from turnout.output import console, print_table
 
@@ -108,14 +109,22 @@ def _ratio(
 
 
 def write(found: Sequence[Result], path: Path) -> None:
-    """Write the list of results."""
-    rows = [
+    """Write the list of results over those of the same sizes; other sizes keep theirs.
+
+    A ratio compares turns of one run at one size, so sizes may be run on different days.
+    """
+    kept = json.loads(path.read_text()) if path.exists() else []
+    sizes = {result.size for result in found}
+    rows = [row for row in kept if row["size"] not in sizes]
+    rows += [
         {
             name: float(f"{value:.4g}") if isinstance(value, float) else value
             for name, value in asdict(result).items()
         }
         for result in found
     ]
+    order = [size.title for size in SIZES.values()]
+    rows.sort(key=lambda row: order.index(row["size"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in rows) + "\n]\n")
 
