@@ -161,6 +161,7 @@ def _deployment(
         plan=_plan(deploy, declaration),
         deployed_by=deploy.requested_by or "training",
         created_at=ports.clock.now(),
+        policy=declaration.policy.rollout,
         cloud_run_service=config.service,
         metrics=message.metrics,
         recall_at_100=message.metrics.get("recall_at_100"),

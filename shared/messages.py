@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from shared.domain.deployment import ModelConfig, RetrievalKind
+from shared.domain.policy import Checking, Drift, OnInconclusive, RolloutPolicy, Superseding
 from shared.domain.quality_gate import DeployWhen
 from shared.domain.rollout import Strategy, parse_duration, plan_rollout
 from shared.errors import InvalidRequest
@@ -30,6 +31,7 @@ Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 SCHEMA_VERSION = 1
 _configs = TypeAdapter(ModelConfig)
+_policies = TypeAdapter(RolloutPolicy)
 _ARTIFACT_URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/([^\x00-\x1f\x7f]{1,900})")
 
 
@@ -130,21 +132,79 @@ class TrainingCompleted(Message):
         return f"{self.model_id}-{self.run_number}-{request}"
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[int, Field(ge=0, le=30 * 24 * 3600)]
+
+
+class Canary(Message):
+    """How a stage that bakes is judged: see `domain.policy.CanaryPolicy`."""
+
+    judge: Checking = Checking.GATE
+    minimum_requests: Annotated[int, Field(ge=1)] = 200
+    warm_up_s: Seconds = 60
+    metrics_lag_s: Seconds = 240
+    false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    error_rate_increase: Share = 0.005
+    latency_ratio: Annotated[float, Field(ge=1)] = 1.5
+    max_error_rate: Share = 0.05
+    max_p95_ms: Annotated[float, Field(gt=0)] | None = None
+    inconclusive_for_s: Seconds = 3600
+    on_inconclusive: OnInconclusive = OnInconclusive.HOLD
+    webhooks: Annotated[tuple[str, ...], Field(max_length=5)] = ()
+
+
+class Skew(Message):
+    """What the candidate is asked before any traffic: see `domain.policy.SkewPolicy`."""
+
+    check: Checking = Checking.REPORT
+    tolerance: Share = 0.02
+    customers: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    minimum_coverage: Share | None = None
+    maximum_concentration: Share | None = None
+    minimum_overlap: Share | None = None
+
+
+class Hold(Message):
+    """Where a person must agree: see `domain.policy.HoldPolicy`."""
+
+    at_percent: tuple[Annotated[int, Field(ge=1, le=99)], ...] = ()
+    limit_s: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] = 24 * 3600
+
+
 class Policy(Message):
-    """What happens to a run whose message does not say."""
+    """What happens to a run whose message does not say, and how its rollout is guarded.
+
+    `guard_metrics` may fall below the live version's by at most so much each. With
+    `significance` (a p-value) a gain must also be one, where training gives its results by
+    customer. `keep_versions` stay one call away, `keep_artifacts` can be deployed anew.
+    """
 
     when: DeployWhen = DeployWhen.IF_BETTER
     primary_metric: str = "recall_at_100"
     minimum_margin: Annotated[float, Field(ge=0)] = 0.0
+    guard_metrics: dict[str, Annotated[float, Field(ge=0)]] = {}
+    significance: Annotated[float, Field(gt=0, lt=1)] | None = None
     strategy: Strategy = Strategy.IMMEDIATE
     steps_percent: tuple[int, ...] = (10, 50, 100)
     over: str = "1h"
+    canary: Canary = Canary()
+    skew: Skew = Skew()
+    hold: Hold = Hold()
+    superseding: Superseding = Superseding.QUEUE
+    drift: Drift = Drift.REPORT
+    keep_versions: Annotated[int, Field(ge=1, le=100)] = 5
+    keep_artifacts: Annotated[int, Field(ge=1, le=1000)] = 20
 
     @field_validator("over")
     @classmethod
     def _plan_is_possible(cls, over: str) -> str:
         parse_duration(over)
         return over
+
+    @property
+    def rollout(self) -> RolloutPolicy:
+        """What a deployment keeps of it."""
+        return _policies.validate_python(self.model_dump(include={"canary", "skew", "hold"}))
 
 
 class Prepare(Message):

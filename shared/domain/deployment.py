@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+from shared.domain.policy import RolloutPolicy
 from shared.domain.rollout import RolloutPlan
 from shared.errors import TransitionRefused
 
@@ -129,7 +131,10 @@ class Deployment:
 
     `token` is the fencing token while (and since) it holds the model's lock; without one
     it waits for its turn. `snapshot` is the traffic that an abort restores. `paused` and
-    `approved` are a person's word on the stage that bakes: stay, or go on now.
+    `approved` are a person's word on the stage that bakes: stay, or go on now; `skipped`
+    means that all stages left are. `holding_since` is when the stage began to wait for a
+    person. `judgement` is the canary judge's last word on the stage, `skew` the report on
+    the candidate's answers before any traffic, both with their numbers.
     `prepare_execution` is the job's execution that prepares it, `prepared_digest` the
     identity of what that wrote, `prepared_customers` how many have their answers in it.
     """
@@ -144,6 +149,7 @@ class Deployment:
     plan: RolloutPlan
     deployed_by: str
     created_at: datetime
+    policy: RolloutPolicy = field(default_factory=RolloutPolicy)
     status: Status = Status.DEPLOYING
     token: int | None = None
     execution: str = ""
@@ -165,6 +171,10 @@ class Deployment:
     stage_started_at: datetime | None = None
     paused: bool = False
     approved: bool = False
+    skipped: bool = False
+    holding_since: datetime | None = None
+    judgement: Mapping[str, Any] = field(default_factory=dict)
+    skew: Mapping[str, Any] = field(default_factory=dict)
     snapshot: Mapping[str, int] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
     reason: str = ""
