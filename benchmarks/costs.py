@@ -1,7 +1,7 @@
 """What one deployment is billed as, and for how much at list price.
 
-Prices in US dollars without the free tiers, as on 24 November 2026, of the cheapest regions; in
-europe-central2 they are up to some 40 % higher, see the pages:
+Prices in US dollars without the free tiers, of the cheapest regions; in europe-central2 they are
+up to some 40 % higher. They are copied from these pages by hand: look there before relying on one.
 - Firestore, Oregon: https://firebase.google.com/docs/firestore/pricing
 - Workflows, internal steps: https://cloud.google.com/workflows/pricing
 - functions are Cloud Run services, tier 1: https://cloud.google.com/run/pricing

@@ -40,7 +40,7 @@ SIZES = {
 class Plan:
     """How often and how long; `batch_connections` send batches, 0 leaves them out.
 
-    `small` also compares all answers of a small model.
+    `demo` also compares all answers of the model that `make demo` deploys.
     """
 
     sizes: tuple[Size, ...]
@@ -52,7 +52,7 @@ class Plan:
     tune_s: float
     idle_s: float
     batch_connections: int = 4
-    small: bool = True
+    demo: bool = True
 
     def shapes(self, contestant: Contestant, size: Size) -> list[tuple[str, Shape]]:
         """Return the ways a contestant is asked at a size, each with its name in the results.

@@ -32,7 +32,6 @@ PREPARED_TOP_K = 10
 # Less than this of one CPU, and a server may stay up while others are measured.
 IDLE = 0.01
 WARM_UP = Shape(64)
-SMALL_CUSTOMERS, SMALL_PRODUCTS = 1_000, 500
 # How long things are expected to take, in s; only the time left that is shown depends on it.
 START_S, WARM_S = 6.0, 1.0
 LEAST_ANSWERS, LONGEST_S = 3, 60.0
@@ -100,8 +99,8 @@ class Race:
             with tempfile.TemporaryDirectory(prefix="turnout-bench-") as folder:
                 work = Path(folder)
                 with running_services(work) as cloud:
-                    if self._plan.small and any(one.from_bucket for one in self._contestants):
-                        self._compare_small(cloud, work)
+                    if self._plan.demo and any(one.from_bucket for one in self._contestants):
+                        self._compare_demo(cloud, work)
                     for size in self._plan.sizes:
                         self._measure(size, cloud, work)
                         self.outcome.save(self._raw)
@@ -269,20 +268,20 @@ class Race:
             revisions[PREPARED] = cloud.prepare(revision, PREPARED_TOP_K, prepared)
         return Target(target.folder, target.probes, target.customers, revisions)
 
-    def _compare_small(self, cloud: Cloud, work: Path) -> None:
-        """All customers of a small model."""
-        self._say("comparing all answers of a small model")
-        folder = build_model("small", SMALL_CUSTOMERS, SMALL_PRODUCTS)
-        probes = json.loads((folder / "probes.json").read_text())
-        target = self._publish(
-            Target(folder, probes, folder / "customers.txt"), "small", cloud, None
-        )
+    def _compare_demo(self, cloud: Cloud, work: Path) -> None:
+        """All customers of the model that `make demo` deploys."""
+        self._say("comparing all answers of the demo's model")
+        folder = train_demo()
         asked = (folder / "customers.txt").read_text().split()
         expected = answers.truth(folder, asked, PREPARED_TOP_K, work)
+        probes = {asked[0]: expected[1][0].tolist()}
+        target = self._publish(
+            Target(folder, probes, folder / "customers.txt"), "demo", cloud, None
+        )
         for contestant in self._contestants:
             if contestant.from_bucket:
                 with self._up(contestant, target, cloud.key) as server:
-                    self.outcome.compared[f"{contestant.name}, small"] = answers.compare(
+                    self.outcome.compared[f"{contestant.name}, demo"] = answers.compare(
                         server, asked, PREPARED_TOP_K, expected
                     )
 
@@ -337,5 +336,21 @@ def build_model(name: str, customers: int, products: int) -> Path:
             cwd=ROOT,
             check=True,
             stderr=subprocess.DEVNULL,
+        )
+    return folder
+
+
+def train_demo() -> Path:
+    """Return the folder of the demo's model, trained once."""
+    folder = MODELS / "demo" / "run-1"
+    if not (folder / "customers.txt").exists():
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "examples.movielens", "--run", "1"),
+                *("--output", str(MODELS / "demo")),
+            ],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
         )
     return folder

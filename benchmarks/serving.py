@@ -99,7 +99,7 @@ def main(
         tune_s=3 if tune else 0,
         idle_s=1 if quick else 2,
         batch_connections=4 if batches else 0,
-        small=not quick,
+        demo=not quick,
     )
     console.print("Installing the peers (once) ..." if not _installed() else "", end="")
     python = bench_python()
