@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import flask
@@ -13,11 +14,12 @@ from functions.entry import respond
 from functions.finish_deployment import start
 from functions.prepare_model import cancel_preparation
 from functions.steps import apply_traffic
+from shared import logs
 from shared.domain.deployment import Deployment, Status
 from shared.domain.model import Book, Check, Lock, LockKind, abort, release, unchecked
 from shared.errors import Conflict, Superseded
 from shared.messages import AbortDeployment
-from shared.ports import Ports
+from shared.ports import Ports, ServiceView
 from shared.wiring import ports
 
 REASON_HEAD, REASON_TAIL = 500, 1500
@@ -69,26 +71,46 @@ def end(
     cancel_preparation(deployment.id, ports)
 
 
-def settle(model_id: str, service: str, ports: Ports) -> bool:
-    """Complete an abort or a rollback: serve the desired split, then hand the lock on.
+def settle(
+    model_id: str,
+    service: str,
+    ports: Ports,
+    seen: ServiceView | None = None,
+    dropped: Collection[str] = (),
+) -> ServiceView | None:
+    """Complete an abort, a rollback or upkeep: serve the desired split, then hand the lock on.
 
-    True where there was one to complete. Whoever is overtaken here completes the newer
-    change instead: returning before it is served would leave older writers their turn.
+    Returns the service that serves it, None where there was nothing to complete (or no
+    traffic yet). Whoever is overtaken here completes the newer change instead: returning
+    before it is served would leave older writers their turn. `seen` is the service as it was
+    before the lock was taken; `dropped` tags are taken away.
     """
     model = ports.state.model(model_id)
     lock = model.lock
     if lock is None or lock.kind is LockKind.ROLLOUT:
-        return False
+        return None
+    served = None
     try:
         if model.desired:
-            apply_traffic(service, model_id, lock.token, ports)
+            served = apply_traffic(service, model_id, lock.token, ports, seen=seen, dropped=dropped)
     except Superseded:
         # A rollout that checked its token before either of us took ours can still write
         # until Cloud Run has taken the newer split. Tokens only grow, so this ends.
-        settle(model_id, service, ports)
-        return True
-    start(ports.state.change(model_id, lambda book: _release(book, lock, ports)), ports)
-    return True
+        return settle(model_id, service, ports)
+    start_soon(ports.state.change(model_id, lambda book: _release(book, lock, ports)), ports)
+    return served
+
+
+def start_soon(deployment: Deployment | None, ports: Ports) -> None:
+    """Start the run whose turn it is, here or by the next reconcile.
+
+    The traffic is where it should be by now; a workflow service that is down must not turn
+    that into a failure. A lock that no execution has claimed is what reconcile looks for.
+    """
+    try:
+        start(deployment, ports)
+    except Exception as error:  # any fault of the service: see above
+        logs.log_exception("execution not started", error)
 
 
 def reason_of(error: Any) -> str:

@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from functions.abort_deployment import end
 from functions.entry import caller, respond
-from functions.roll_back import cancel_execution
+from functions.roll_back import call_off
 from shared.domain.deployment import Status
 from shared.domain.model import Check, unchecked
 from shared.errors import Conflict
@@ -32,7 +32,7 @@ def stop(
         raise Conflict(f"{deployment.id!r} is {deployment.status}: only a rollout can be cancelled")
     why = f"cancelled by {actor}: {command.reason}"
     end(deployment, Status.CANCELLED, actor, why, ports, source, check)
-    cancel_execution(deployment, ports)
+    call_off(deployment, ports)
     status = ports.state.deployment(deployment.id).status
     if status is not Status.CANCELLED:
         raise Conflict(f"{deployment.id!r} became {status} before it could be cancelled")

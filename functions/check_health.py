@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import flask
 import functions_framework
 from flask.typing import ResponseReturnValue
 
+from functions.asking import (
+    UNKNOWN_CUSTOMER,
+    Candidate,
+    ask_patiently,
+    check_answer,
+    name_of,
+    results_of,
+)
 from functions.entry import respond
+from functions.skew import Tell, measure, summary
 from functions.steps import edit, step
-from shared.domain.deployment import Deployment, StepName
-from shared.errors import Conflict, HealthCheckFailed, Unavailable
+from shared.domain.deployment import Deployment, StepName, StepState
+from shared.domain.policy import Checking
+from shared.domain.skew import CUTOFFS, SHOWN
+from shared.errors import Conflict, HealthCheckFailed
 from shared.messages import CheckHealth
 from shared.ports import Ports
 from shared.wiring import ports
 
 READY_POLL_S = 1.0
 KEY_LIFETIME_S = 3600.0
-TOP_K = 10
-UNKNOWN_CUSTOMER = "turnout-unknown-customer"
+PROGRESS_EVERY_S = 1.0
+TOP_K = max(CUTOFFS)
 
 
 def check(command: CheckHealth, ports: Ports) -> dict[str, Any]:
-    """Ready, the right artifacts, golden customers answered, scores finite and ordered.
+    """Ready, the right artifacts, golden customers answered, recall as training measured it.
 
     Only reads the candidate, so it may run again. HealthCheckFailed says what was wrong;
     afterwards, and only then, the revision may be given traffic.
@@ -38,41 +47,63 @@ def check(command: CheckHealth, ports: Ports) -> dict[str, Any]:
         health = _wait_until_healthy(url, deployment.config.startup_timeout_s, ports)
         _check_identity(deployment, health)
         golden = deployment.config.golden_customers
+        products = int(health.get("products", TOP_K))
         with _key(deployment, ports) as key:
-            answers = _ask(url, key, [*golden, UNKNOWN_CUSTOMER], health, ports)
-        for customer, answer in answers.items():
-            check_answer(customer, answer, min(TOP_K, int(health.get("products", TOP_K))))
+            answers = _ask(url, key, [*golden, UNKNOWN_CUSTOMER], min(SHOWN, products), ports)
+            for customer, answer in answers.items():
+                check_answer(customer, answer, min(SHOWN, products))
+            candidate = Candidate(url, key, min(TOP_K, products), ports)
+            measured = _measure_skew(deployment, candidate, products, command, ports)
         edit(command, ports, lambda found: replace(found, healthy=True))
         recorder.detail = (
             f"{deployment.name} answers with the copied artifacts; {len(golden)} golden "
-            "customers and an unknown one answered, scores finite and ordered"
+            f"customers and an unknown one answered, scores finite and ordered{measured}"
         )
     return {"deployment_id": deployment.id, "healthy": True, "golden_customers": len(golden)}
 
 
-def check_answer(customer: str, answer: Any, expected: int) -> None:
-    """HealthCheckFailed unless `answer` is `expected` distinct products, best first.
+def _measure_skew(
+    deployment: Deployment, candidate: Candidate, products: int, command: CheckHealth, ports: Ports
+) -> str:
+    """Record the report on the candidate's answers and return it in words.
 
-    `answer` is the list of {"product_id", "score"} that the prediction API returned.
+    HealthCheckFailed for wrong answers, and for what the policy gates.
     """
-    who = _name(customer)
-    if not isinstance(answer, list) or len(answer) != expected:
-        count = len(answer) if isinstance(answer, list) else "no"
-        raise HealthCheckFailed(f"{who} got {count} recommendations, expected {expected}")
-    products = [item.get("product_id") for item in answer]
-    scores = [item.get("score") for item in answer]
-    if not all(isinstance(product, str) and product for product in products):
-        raise HealthCheckFailed(f"{who} got a recommendation without a product id")
-    if len(set(products)) != len(products):
-        raise HealthCheckFailed(f"{who} got the same product twice")
-    if not all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores):
-        raise HealthCheckFailed(f"{who} got a score that is not a finite number")
-    if any(a < b for a, b in pairwise(scores)):
-        raise HealthCheckFailed(f"{who} got recommendations that are not in order of score")
+    policy = deployment.policy.skew
+    if policy.check is Checking.OFF:
+        return ""
+    measured = measure(deployment, candidate, products, ports, _progress(command, ports))
+    # A repeat measures anew and writes over what it found before.
+    edit(command, ports, lambda found: replace(found, skew=measured.report))
+    reasons = list(measured.faults)
+    if policy.check is Checking.GATE:
+        gated = "the policy's skew.check is gate; report would only record it"
+        reasons += [f"{finding.why} ({gated})" for finding in measured.findings]
+    if reasons:
+        raise HealthCheckFailed("; ".join(reasons))
+    return f"; {summary(measured.report)}"
 
 
-def _name(customer: str) -> str:
-    return "the unknown customer" if customer == UNKNOWN_CUSTOMER else f"customer {customer!r}"
+def _progress(command: CheckHealth, ports: Ports) -> Tell:
+    """Return what writes how far the step is into its record, at most once a second."""
+    written_at = ports.clock.now()
+
+    def write(detail: str) -> None:
+        nonlocal written_at
+        if (ports.clock.now() - written_at).total_seconds() < PROGRESS_EVERY_S:
+            return
+        edit(command, ports, lambda found: _with_detail(found, detail))
+        written_at = ports.clock.now()
+
+    return write
+
+
+def _with_detail(deployment: Deployment, detail: str) -> Deployment:
+    """A late repeat of a step that is done leaves its record alone."""
+    record = deployment.steps[StepName.HEALTH_CHECKS.value]
+    if record.state is not StepState.RUNNING:
+        return deployment
+    return deployment.with_step(StepName.HEALTH_CHECKS, replace(record, detail=detail))
 
 
 def _tag_url(deployment: Deployment, ports: Ports) -> str:
@@ -123,30 +154,26 @@ def _check_identity(deployment: Deployment, health: Mapping[str, Any]) -> None:
         )
 
 
-def _ask(
-    url: str, key: str, customers: list[str], health: Mapping[str, Any], ports: Ports
-) -> dict[str, Any]:
-    top_k = min(TOP_K, int(health.get("products", TOP_K)))
-    status, body = ports.predictions.recommend(url, key, customers, top_k)
-    if status in (429, 502, 503, 504):
-        raise Unavailable(f"the candidate answers {status}: {body.get('detail', '')}")
+def _ask(url: str, key: str, customers: list[str], top_k: int, ports: Ports) -> dict[str, Any]:
+    status, body = ask_patiently(url, key, customers, top_k, ports)
     if status != 200:
         who = _refused(url, key, customers, top_k, ports)
         raise HealthCheckFailed(
             f"/recommend-batch answers {status} for {who}: {body.get('detail', 'no detail')}"
         )
-    results = body.get("results")
-    asked = [result.get("customer_id") for result in results] if results else []
-    if asked != customers:
-        raise HealthCheckFailed(f"asked for {len(customers)} customers, {len(asked)} answered")
-    return {result["customer_id"]: result.get("recommendations") for result in results or []}
+    results = results_of(status, body, customers)
+    if results is None:
+        given = body.get("results")
+        answered = len(given) if isinstance(given, list) else 0
+        raise HealthCheckFailed(f"asked for {len(customers)} customers, {answered} answered")
+    return {result["customer_id"]: result.get("recommendations") for result in results}
 
 
 def _refused(url: str, key: str, customers: list[str], top_k: int, ports: Ports) -> str:
     """Return which customer is not answered alone either; asking again changes nothing."""
     for customer in customers:
         if ports.predictions.recommend(url, key, [customer], top_k)[0] != 200:
-            return _name(customer)
+            return name_of(customer)
     return f"{len(customers)} customers at once"
 
 

@@ -13,8 +13,8 @@ import functions_framework
 from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
-from functions.steps import edit, step
-from shared.domain.deployment import Deployment, StepName
+from functions.steps import Recorder, edit, step
+from shared.domain.deployment import Deployment, Step, StepName, StepState
 from shared.errors import ArtifactsRefused
 from shared.messages import CopyArtifacts
 from shared.ports import Ports, StoredObject
@@ -31,9 +31,12 @@ def copy(command: CopyArtifacts, ports: Ports) -> dict[str, Any]:
     """Copy every artifact of the run, then write the manifest with their generations.
 
     A repeat finds each copy in place (they are created, never overwritten) and the same
-    manifest. ArtifactsRefused when the tree is no SavedModel, or changed meanwhile.
+    manifest. ArtifactsRefused when the tree is no SavedModel, or changed meanwhile. Those of
+    a version that is brought back are there already, and only verified.
     """
     with step(command, StepName.COPY_ARTIFACTS, ports) as (deployment, recorder):
+        if deployment.redeploys:
+            return _verify_kept(command, deployment, recorder, ports)
         bucket = ports.settings.serving_bucket
         prefix = f"models/{deployment.model_id}/{deployment.name}/"
         copies = _copy_tree(deployment, bucket, prefix, ports)
@@ -59,6 +62,45 @@ def digest_of(files: list[dict[str, Any]]) -> str:
         for file in sorted(files, key=lambda file: str(file["path"]))
     )
     return "sha256:" + sha256(lines.encode()).hexdigest()
+
+
+def _verify_kept(
+    command: CopyArtifacts, deployment: Deployment, recorder: Recorder, ports: Ports
+) -> dict[str, Any]:
+    """Verify that artifacts and prepared answers are there as the version left them.
+
+    Then nothing is left to prepare, and that step is done. ArtifactsRefused otherwise.
+    """
+    files = _kept(deployment, MANIFEST, deployment.artifact_digest, ports)
+    if deployment.prepared_digest:
+        _kept(deployment, PREPARED + MANIFEST, deployment.prepared_digest, ports)
+        now = ports.clock.now()
+        said = f"v{deployment.redeploys} was prepared: its answers are there"
+        prepared = Step(StepState.DONE, now, now, said)
+        edit(command, ports, lambda found: found.with_step(StepName.PREPARE_MODEL, prepared))
+    size, digest = sum(file["size"] for file in files), deployment.artifact_digest
+    recorder.detail = f"{len(files)} files of v{deployment.redeploys}, verified, {digest[:19]}…"
+    return {"deployment_id": deployment.id, "files": len(files), "bytes": size, "digest": digest}
+
+
+def _kept(deployment: Deployment, name: str, digest: str, ports: Ports) -> list[dict[str, Any]]:
+    """Return the files that a manifest lists, all of which are there in its generations."""
+    bucket, _, prefix = deployment.serving_model_path.removeprefix("gs://").partition("/")
+    manifest = json.loads(ports.objects.read(bucket, prefix + name) or "{}")
+    files: list[dict[str, Any]] = manifest.get("files", [])
+    there = {
+        (stored.name, stored.size, stored.crc32c, stored.generation)
+        for stored in ports.objects.list(bucket, prefix)
+    }
+    listed = {
+        (prefix + file["path"], file["size"], file["crc32c"], file["generation"]) for file in files
+    }
+    if manifest.get("digest") != digest or digest_of(files) != digest or not listed <= there:
+        raise ArtifactsRefused(
+            f"what gs://{bucket}/{prefix}{name} lists is not there as v{deployment.redeploys} "
+            f"left it; publish run {deployment.training_run} again with a new request id"
+        )
+    return files
 
 
 def _copy_tree(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import flask
 from flask.typing import ResponseReturnValue
 
+from functions.announce import announce_own
 from shared import logs
 from shared.config import Settings
 from shared.errors import InvalidRequest, PipelineError
@@ -23,9 +24,18 @@ def respond(
 ) -> ResponseReturnValue:
     """Parse the JSON body as `kind`, run the use case, answer its result or the problem.
 
-    Whatever is not a PipelineError becomes a 500, which the workflow tries again.
+    Whatever is not a PipelineError becomes a 500, which the workflow tries again. What was
+    recorded is announced last: a rollback's traffic has moved by then.
     """
     logs.trace.set(_trace(request))
+    answer = _answer(kind, request, use_case)
+    announce_own()
+    return answer
+
+
+def _answer(
+    kind: type[M], request: flask.Request, use_case: Callable[[M], dict[str, Any]]
+) -> ResponseReturnValue:
     function = kind.__name__
     try:
         command = parse(kind, _body(request))

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from functions.entry import respond
 from functions.steps import edit
 from shared import logs
-from shared.domain.deployment import Deployment, Status
+from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment, Status
 from shared.domain.model import finish
 from shared.errors import TrafficNotApplied
 from shared.messages import FinishDeployment
@@ -22,11 +22,11 @@ from shared.wiring import ports
 def conclude(command: FinishDeployment, ports: Ports) -> dict[str, Any]:
     """Check that Cloud Run really serves it, then move the statuses in one transaction.
 
-    A repeat finds it active and only starts the waiting run again, whose own claim lets
-    one execution go on.
+    A repeat finds that it was active already, even where a newer version took over since,
+    and only starts the run whose turn it is again, whose own claim lets one execution go on.
     """
     deployment = ports.state.deployment(command.deployment_id)
-    if deployment.status is not Status.ACTIVE:
+    if deployment.status not in {Status.ACTIVE, *CAN_BE_RETURNED_TO}:
         edit(command, ports, lambda found: found)  # this execution's, and still its turn
         served = ports.cloud_run.service(deployment.config.service).split
         if dict(served) != {deployment.cloud_run_revision: 100}:
@@ -38,7 +38,8 @@ def conclude(command: FinishDeployment, ports: Ports) -> dict[str, Any]:
         deployment.model_id, lambda book: finish(book, command.deployment_id, now)
     )
     start(next_up, ports)
-    return {"deployment_id": deployment.id, "status": Status.ACTIVE.value}
+    status = ports.state.deployment(deployment.id).status
+    return {"deployment_id": deployment.id, "status": status.value}
 
 
 def start(deployment: Deployment | None, ports: Ports) -> None:

@@ -10,6 +10,7 @@ from functions.create_revision import create_revision
 from functions.dashboard.entry import dashboard
 from functions.finish_deployment import finish_deployment
 from functions.judge_canary import judge_canary
+from functions.on_deployment_event import on_deployment_event
 from functions.on_training_completed import on_training_completed
 from functions.prepare_model import prepare_model
 from functions.reconcile import reconcile
@@ -27,6 +28,7 @@ __all__ = [
     "dashboard",
     "finish_deployment",
     "judge_canary",
+    "on_deployment_event",
     "on_training_completed",
     "prepare_model",
     "reconcile",

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import functions_framework
 from cloudevents.http import CloudEvent
 from pydantic import ValidationError
 
+from functions.abort_deployment import settle
+from functions.announce import announce_own
+from functions.evaluation import Unreadable, read_results
 from functions.finish_deployment import start
 from shared import logs
 from shared.domain.deployment import Deployment, Status
-from shared.domain.model import enter
-from shared.domain.quality_gate import Decision, decide
+from shared.domain.model import Book, enter
+from shared.domain.paired import CUSTOMERS_AT_LEAST, Paired, compare_paired
+from shared.domain.policy import Superseding
+from shared.domain.quality_gate import Decision, DeployWhen, GatePolicy, decide
 from shared.domain.rollout import RolloutPlan, parse_duration, plan_rollout
 from shared.errors import MessageRefused
 from shared.messages import Deploy, ModelDeclaration, TrainingCompleted, explain
@@ -31,7 +37,7 @@ def receive(data: bytes, message_id: str, ports: Ports) -> str:
     """
     try:
         message = read(data)
-        declaration = _admit(message, ports)
+        declaration = admit(message, ports)
         run = _remember(message, ports)
         return _deploy(message, declaration, run, ports)
     except MessageRefused as refusal:
@@ -45,11 +51,12 @@ def read(data: bytes) -> TrainingCompleted:
         return TrainingCompleted.model_validate(json.loads(data))
     except ValidationError as error:
         raise MessageRefused(explain(error)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise MessageRefused("the message is not JSON") from None
 
 
-def _admit(message: TrainingCompleted, ports: Ports) -> ModelDeclaration:
+def admit(message: TrainingCompleted, ports: Ports) -> ModelDeclaration:
+    """Return the declaration of the message's model; MessageRefused where it cannot be right."""
     declaration = ports.state.declaration(message.model_id)
     if declaration is None:
         raise MessageRefused(
@@ -65,89 +72,43 @@ def _admit(message: TrainingCompleted, ports: Ports) -> ModelDeclaration:
     return declaration
 
 
-def _remember(message: TrainingCompleted, ports: Ports) -> Mapping[str, Any]:
-    """Record the run once; return what is stored. Other artifacts under its number are refused."""
-    run = message.model_dump(exclude={"deploy", "schema_version"})
-    stored = ports.state.record_run(_run_id(message), run)
-    if stored.get("artifact_uri") != message.artifact_uri:
+def check_artifacts(message: TrainingCompleted, run: Mapping[str, Any]) -> None:
+    """MessageRefused where the run is stored with other artifacts than the message's."""
+    if run.get("artifact_uri") != message.artifact_uri:
         raise MessageRefused(
             f"run {message.run_number} of {message.model_id!r} is known with the artifacts "
-            f"{stored.get('artifact_uri')!r}; give the new ones another run number"
+            f"{run.get('artifact_uri')!r}; give the new ones another run number"
         )
-    return stored
 
 
-def _deploy(
-    message: TrainingCompleted,
-    declaration: ModelDeclaration,
-    run: Mapping[str, Any],
-    ports: Ports,
-) -> str:
-    gate = _decided_once(message, declaration, run, ports)
-    if not gate.deploy:
-        return "listed"
-    wanted = _deployment(message, declaration, ports)
-    deployment = ports.state.change(message.model_id, lambda book: enter(book, wanted, gate.why))
-    if deployment.status is not Status.DEPLOYING:
-        return "known"
-    if deployment.waiting:
-        return "waiting"
-    # Twice is safe: the claim lets one execution of a deployment go on.
-    start(deployment, ports)
-    return "started"
+def decided(message: TrainingCompleted, run: Mapping[str, Any]) -> Decision | None:
+    """Return the gate's decision that is stored with the run for this request, or None."""
+    earlier = run.get("decisions", {}).get((message.deploy or Deploy()).request_id)
+    return _decision(earlier) if earlier else None
 
 
-def _decided_once(
-    message: TrainingCompleted,
-    declaration: ModelDeclaration,
-    run: Mapping[str, Any],
-    ports: Ports,
-) -> Decision:
-    """Return the gate's decision on this request: the first one, however often it arrives.
-
-    Decided again later, the same message could find another version live, and deploy a run
-    that was only listed, or compare the run with itself.
-    """
-    request_id = (message.deploy or Deploy()).request_id
-    if earlier := run.get("decisions", {}).get(request_id):
-        return Decision(earlier["deploy"], earlier["why"])
-    gate = decide(
-        (message.deploy or Deploy()).when or declaration.policy.when,
-        declaration.policy.primary_metric,
-        declaration.policy.minimum_margin,
-        message.metrics,
-        _live_metrics(message.model_id, ports),
-    )
-    decision = {"deploy": gate.deploy, "why": gate.why, "at": ports.clock.now()}
-    kept = ports.state.decide(_run_id(message), request_id, decision)
-    logs.log("gate decided", run=_run_id(message), deploy=kept["deploy"], why=kept["why"])
-    return Decision(kept["deploy"], kept["why"])
-
-
-def _run_id(message: TrainingCompleted) -> str:
-    return f"{message.model_id}-{message.run_number}"
-
-
-def _live_metrics(model_id: str, ports: Ports) -> dict[str, float] | None:
-    active = ports.state.model(model_id).active
-    return dict(ports.state.deployment(active).metrics) if active else None
-
-
-def _plan(deploy: Deploy, declaration: ModelDeclaration) -> RolloutPlan:
+def judge(message: TrainingCompleted, declaration: ModelDeclaration, ports: Ports) -> Decision:
+    """Return what the gate says now, against the version that is live now; only reads."""
     policy = declaration.policy
-    try:
-        return plan_rollout(
-            deploy.strategy or policy.strategy,
-            deploy.steps_percent or policy.steps_percent,
-            parse_duration(deploy.over or policy.over),
-        )
-    except ValueError as error:
-        raise MessageRefused(f"deploy: {error}") from None
+    gate = GatePolicy(
+        when=(message.deploy or Deploy()).when or policy.when,
+        metric=policy.primary_metric,
+        minimum_margin=policy.minimum_margin,
+        guard_metrics=policy.guard_metrics,
+        significance=policy.significance,
+    )
+    active = ports.state.model(message.model_id).active
+    if active is None or gate.when is DeployWhen.OFF:
+        return decide(gate, message.metrics, None)
+    live = ports.state.deployment(active)
+    by_customer = _by_customer(message.artifact_uri, live, gate, ports)
+    return decide(gate, message.metrics, live.metrics, by_customer)
 
 
-def _deployment(
+def deployment_of(
     message: TrainingCompleted, declaration: ModelDeclaration, ports: Ports
 ) -> Deployment:
+    """Return the deployment that the message asks for, without the version it will get."""
     deploy = message.deploy or Deploy()
     config = declaration.config
     return Deployment(
@@ -168,6 +129,107 @@ def _deployment(
         recall_at_50=message.metrics.get("recall_at_50"),
         recall_at_10=message.metrics.get("recall_at_10"),
     )
+
+
+def entry(
+    wanted: Deployment, gate: Decision, declaration: ModelDeclaration
+) -> Callable[[Book], Deployment]:
+    """Return the move that creates the deployment: started, waiting, or the one known already."""
+    superseding = declaration.policy.superseding
+    return lambda book: enter(book, wanted, gate.why, superseding)
+
+
+def outcome_of(deployment: Deployment) -> str:
+    """Return what became of a message that led to this deployment."""
+    if deployment.status is not Status.DEPLOYING:
+        return "known"
+    return "waiting" if deployment.waiting else "started"
+
+
+def _remember(message: TrainingCompleted, ports: Ports) -> Mapping[str, Any]:
+    """Record the run once; return what is stored. Other artifacts under its number are refused."""
+    run = message.model_dump(exclude={"deploy", "schema_version"})
+    stored = ports.state.record_run(_run_id(message), run)
+    check_artifacts(message, stored)
+    return stored
+
+
+def _deploy(
+    message: TrainingCompleted,
+    declaration: ModelDeclaration,
+    run: Mapping[str, Any],
+    ports: Ports,
+) -> str:
+    gate = _decided_once(message, declaration, run, ports)
+    if not gate.deploy:
+        return "listed"
+    wanted = deployment_of(message, declaration, ports)
+    deployment = ports.state.change(message.model_id, entry(wanted, gate, declaration))
+    if deployment.waiting and declaration.policy.superseding is Superseding.REPLACE:
+        # It may have ended the rollout under way: that one's traffic goes back first, and this
+        # one is started. Dying here is safe: a redelivery, or reconcile, completes it.
+        settle(message.model_id, wanted.config.service, ports)
+        return outcome_of(ports.state.deployment(deployment.id))
+    outcome = outcome_of(deployment)
+    if outcome == "started":
+        # Twice is safe: the claim lets one execution of a deployment go on.
+        start(deployment, ports)
+    return outcome
+
+
+def _decided_once(
+    message: TrainingCompleted,
+    declaration: ModelDeclaration,
+    run: Mapping[str, Any],
+    ports: Ports,
+) -> Decision:
+    """Return the gate's decision on this request: the first one, however often it arrives.
+
+    Decided again later, the same message could find another version live, and deploy a run
+    that was only listed, or compare the run with itself.
+    """
+    if earlier := decided(message, run):
+        return earlier
+    request_id = (message.deploy or Deploy()).request_id
+    decision = {**asdict(judge(message, declaration, ports)), "at": ports.clock.now()}
+    kept = ports.state.decide(_run_id(message), request_id, decision)
+    logs.log("gate decided", run=_run_id(message), deploy=kept["deploy"], why=kept["why"])
+    return _decision(kept)
+
+
+def _decision(kept: Mapping[str, Any]) -> Decision:
+    return Decision(kept["deploy"], kept["why"], kept.get("comparison", {}))
+
+
+def _by_customer(
+    artifact_uri: str, live: Deployment, gate: GatePolicy, ports: Ports
+) -> Paired | str:
+    """Return the difference over the customers whom both measured, or why there is none."""
+    confidence = 1 - gate.significance if gate.significance else 0.95
+    try:
+        candidate = read_results(artifact_uri, gate.metric, ports)
+        before = read_results(live.serving_model_path, gate.metric, ports)
+    except Unreadable as why:
+        return str(why)
+    return compare_paired(candidate, before, confidence) or (
+        f"fewer than {CUSTOMERS_AT_LEAST} customers have {gate.metric} in both versions' results"
+    )
+
+
+def _run_id(message: TrainingCompleted) -> str:
+    return f"{message.model_id}-{message.run_number}"
+
+
+def _plan(deploy: Deploy, declaration: ModelDeclaration) -> RolloutPlan:
+    policy = declaration.policy
+    try:
+        return plan_rollout(
+            deploy.strategy or policy.strategy,
+            deploy.steps_percent or policy.steps_percent,
+            parse_duration(deploy.over or policy.over),
+        )
+    except ValueError as error:
+        raise MessageRefused(f"deploy: {error}") from None
 
 
 def _refuse(data: bytes, message_id: str, refusal: MessageRefused, ports: Ports) -> None:
@@ -193,3 +255,4 @@ def on_training_completed(event: CloudEvent) -> None:
     message_id = str(message.get("messageId") or message.get("message_id") or event["id"])
     outcome = receive(base64.b64decode(message.get("data", "")), message_id, ports())
     logs.log("message handled", message_id=message_id, outcome=outcome)
+    announce_own()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flask
 import functions_framework
 from flask.typing import ResponseReturnValue
-from google.api_core.exceptions import GoogleAPICallError
 
-from functions.abort_deployment import settle
+from functions.abort_deployment import settle, start_soon
+from functions.copy_artifacts import MANIFEST
 from functions.entry import caller, respond
 from functions.prepare_model import cancel_preparation
 from shared import logs
-from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment, Status
-from shared.domain.model import Book, Check, unchecked
+from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment
+from shared.domain.model import Book, Check, LockKind, previous, redeploy, unchecked, under_way
 from shared.domain.model import roll_back as want_back
-from shared.errors import Conflict, NotFound, NothingToRollBackTo
+from shared.domain.rollout import Strategy, plan_rollout
+from shared.domain.traffic import describe
+from shared.errors import Conflict, NotFound, NothingToRollBackTo, Unavailable
 from shared.messages import RollBack
-from shared.ports import Ports
+from shared.ports import Ports, ServiceView
 from shared.wiring import ports
+
+CHECKED_FOR_S = 30.0
+CHECK_POLL_S = 1.0
 
 
 def go_back(
@@ -29,84 +35,241 @@ def go_back(
 
     Repeating it finds the statuses moved, takes another token and writes again: always
     safe, and what completes a rollback that died half-way. The canary is never run again.
-    `check` may refuse inside the transaction that takes the token.
+    A version whose revision is gone is deployed again from its kept artifacts. `check` may
+    refuse inside the transaction that takes the token.
     """
     target = _target(command, ports)
+    if target.deployed_at is None:
+        raise Conflict(f"{target.name} is {target.status}: only a version that served can return")
     service = target.config.service
-    seen = ports.cloud_run.revision(service, target.cloud_run_revision)
-    if seen is None:
-        raise Conflict(
-            f"revision {target.cloud_run_revision!r} of {target.name} is gone; publish run "
-            f"{target.training_run} again with a new request id to deploy it anew"
-        )
-    if seen.ready is False:
-        raise Conflict(f"{target.name} would not start: {seen.message}")
-    stopped = _under_way(command.model_id, ports)
+    # Read before the token is taken, and written over: see `apply_traffic`.
+    seen = ports.cloud_run.service(service)
+    if not _has_revision(target, seen, command.check, ports):
+        return _bring_back(target, seen, command, actor, ports, source, check)
+    if command.check:
+        _check_answers(target, seen, ports)
     now = ports.clock.now()
 
-    def move(book: Book) -> Deployment:
+    def move(book: Book) -> list[Deployment]:
         check(book)
-        return want_back(book, target.id, now, actor, command.reason, source)
+        stopped = under_way(book)
+        want_back(book, target.id, now, actor, command.reason, source)
+        return stopped
 
-    ports.state.change(command.model_id, move)
-    settle(command.model_id, service, ports)
+    stopped = ports.state.change(command.model_id, move)
+    served = settle(command.model_id, service, ports, seen)
     for deployment in stopped:
-        cancel_execution(deployment, ports)
-        cancel_preparation(deployment.id, ports)
-    split = ports.cloud_run.service(service).split
-    return {"deployment_id": target.id, "version": target.name, "traffic": dict(split)}
+        call_off(deployment, ports)
+    split = (served or ports.cloud_run.service(service)).split
+    return {
+        "deployment_id": target.id,
+        "version": target.name,
+        "traffic": dict(split),
+        "said": f"{target.name} has the traffic again: {describe(split)}",
+    }
 
 
-def cancel_execution(deployment: Deployment, ports: Ports) -> None:
-    """Stop a workflow whose rollout has ended; it can do no harm, so a fault here is no fault.
+def call_off(deployment: Deployment, ports: Ports) -> None:
+    """Stop the workflow and the job of a rollout that has ended; no fault here is a fault.
 
-    Without its token every step it may still take is refused.
+    Neither can do harm: without its token every step of the workflow is refused, and nobody
+    reads what the job writes. What could not be stopped ends by itself.
     """
-    if not deployment.execution:
-        return
     try:
-        ports.executions.cancel(deployment.execution)
-    except GoogleAPICallError as error:
-        logs.log(
-            "execution not cancelled",
-            severity="WARNING",
-            execution=deployment.execution,
-            error=str(error),
-        )
+        if deployment.execution:
+            ports.executions.cancel(deployment.execution)
+    except Exception as error:  # the service may be down in any way: see above
+        logs.log_exception("execution not cancelled", error, execution=deployment.execution)
+    try:
+        cancel_preparation(deployment.id, ports)
+    except Exception as error:  # as above
+        logs.log_exception("preparation not cancelled", error, deployment_id=deployment.id)
 
 
 def _target(command: RollBack, ports: Ports) -> Deployment:
     """The version asked for; else the live one under a change; else the one before it."""
-    deployments = ports.state.deployments(command.model_id)
     if command.version is not None:
-        for deployment in deployments:
-            if deployment.version == command.version:
-                return deployment
-        raise NotFound(f"{command.model_id!r} has no version {command.version}")
+        return _version(command.model_id, command.version, ports)
     model = ports.state.model(command.model_id)
-    if model.lock is not None and model.active:
+    for rolling in ports.state.deploying(command.model_id) if model.lock else []:
+        if rolling.redeploys:
+            # It was asked for already; asking again goes on with it instead of ending it.
+            return _version(command.model_id, rolling.redeploys, ports)
+    if model.lock is not None and model.active and model.lock.kind is not LockKind.UPKEEP:
         # Under a rollout or its abort that is the live version; under a rollback that died
         # half-way its own target, so that asking again completes it and goes no further back.
         return ports.state.deployment(model.active)
-    # A version that was rolled back from is known to be bad: only by name.
-    before = [found for found in deployments if found.status is Status.INACTIVE]
-    if not before:
-        known = [found.name for found in deployments if found.status in CAN_BE_RETURNED_TO]
-        if known:
+    deployments = ports.state.deployments(command.model_id)
+    active = ports.state.deployment(model.active) if model.active else None
+    if found := previous(active, deployments):
+        return found
+    known = [found.name for found in deployments if found.status in CAN_BE_RETURNED_TO]
+    if active and known:
+        raise Conflict(
+            f"no version earlier than {active.name} is left that was not rolled back from; "
+            f"name one of {', '.join(known)} with --to if you mean it"
+        )
+    raise NothingToRollBackTo(command.model_id)
+
+
+def _version(model_id: str, version: int, ports: Ports) -> Deployment:
+    for listed in (ports.state.deployments, ports.state.every_deployment):
+        for deployment in listed(model_id):
+            if deployment.version == version:
+                return deployment
+    raise NotFound(f"{model_id!r} has no version {version}")
+
+
+def _has_revision(target: Deployment, seen: ServiceView, check: bool, ports: Ports) -> bool:
+    """Say whether there is a revision to go back to; Conflict where it would not start.
+
+    A tag or a share of the traffic is proof enough: Cloud Run deletes no such revision.
+    """
+    revision = target.cloud_run_revision
+    if target.revision_gone or not revision:
+        return False
+    if not check and revision in {*seen.tags.values(), *seen.split}:
+        return True
+    found = ports.cloud_run.revision(seen.name, revision)
+    if check and found and found.ready is False:
+        raise Conflict(
+            f"{target.name} would not start: {found.message}; if you know better, "
+            "go back without the check (--no-check)"
+        )
+    return found is not None
+
+
+def _check_answers(target: Deployment, seen: ServiceView, ports: Ports) -> None:
+    """Conflict unless the version says, where it has a URL of its own, that it is healthy.
+
+    Nobody may have asked it for long, so that an instance has to start first: it is waited
+    for, and Cloud Run itself lets the request wait for it.
+    """
+    url = seen.tag_urls.get(target.tag)
+    if not url or seen.tags.get(target.tag) != target.cloud_run_revision:
+        return
+    began = ports.clock.now()
+    while why := _fault(target, url, ports):
+        if (ports.clock.now() - began).total_seconds() >= CHECKED_FOR_S:
             raise Conflict(
-                f"only versions that were rolled back are left ({', '.join(known)}); "
-                "name one with --version if you mean it"
+                f"{target.name} is not healthy: {why}; nothing was changed. "
+                "Go back to another version, or without the check (--no-check)"
             )
-        raise NothingToRollBackTo(command.model_id)
-    return max(before, key=lambda found: found.deactivated_at or found.created_at)
+        ports.clock.sleep(CHECK_POLL_S)
 
 
-def _under_way(model_id: str, ports: Ports) -> list[Deployment]:
-    return [
-        deployment
-        for deployment in ports.state.deployments(model_id)
-        if deployment.status is Status.DEPLOYING
-    ]
+def _fault(target: Deployment, url: str, ports: Ports) -> str:
+    """Return what is wrong with the answer of GET /health, or "".
+
+    Conflict where another model answers there, which waiting cannot mend.
+    """
+    try:
+        status, body = ports.predictions.health(url, CHECKED_FOR_S)
+    except Unavailable as error:
+        return str(error)
+    if status != 200 or body.get("status") != "healthy":
+        return f"{url}/health answers {status}, {body.get('reason') or 'without a reason'}"
+    expected = {"model_version": target.name, "artifact_digest": target.artifact_digest}
+    if wrong := {name: body.get(name) for name in expected if body.get(name) != expected[name]}:
+        raise Conflict(
+            f"another model answers at {url}: {wrong}, expected "
+            f"{ {name: expected[name] for name in wrong} }; go back to another version, or "
+            "without the check (--no-check)"
+        )
+    return ""
+
+
+def _bring_back(
+    target: Deployment,
+    seen: ServiceView,
+    command: RollBack,
+    actor: str,
+    ports: Ports,
+    source: str,
+    check: Check,
+) -> dict[str, Any]:
+    """Deploy a version again whose revision is gone, or go back to one that did so before.
+
+    Any rollout under way ends first, and its traffic goes back. A repeat finds the
+    deployment of the first call and, where its start was lost, starts it again.
+    """
+    known = ports.state.every_deployment(command.model_id)
+    copies = [found for found in known if found.redeploys == target.origin]
+    if stand_in := next((found for found in copies if _may_stand_in(found, target)), None):
+        return go_back(
+            command.model_copy(update={"version": stand_in.version}), actor, ports, source, check
+        )
+    _check_artifacts(target, ports)
+    wanted = _anew(target, actor, copies, ports)
+    now = ports.clock.now()
+
+    def move(book: Book) -> tuple[Deployment, list[Deployment]]:
+        check(book)
+        stopped = [found for found in under_way(book) if found.id != wanted.id]
+        return redeploy(book, target.id, wanted, now, actor, command.reason, source), stopped
+
+    made, stopped = ports.state.change(command.model_id, move)
+    served = settle(command.model_id, seen.name, ports, seen)
+    for deployment in stopped:
+        call_off(deployment, ports)
+    if served is None and not made.waiting:
+        # Twice is safe: the claim lets one execution of a deployment go on.
+        start_soon(ports.state.deployment(made.id), ports)
+    split: Mapping[str, int] = (served or seen).split
+    return {
+        "deployment_id": made.id,
+        "version": made.name,
+        "traffic": dict(split),
+        "said": f"the revision of {target.name} is gone: {made.name} deploys its kept artifacts "
+        f"again and takes the traffic once it is healthy; until then {describe(split)}",
+    }
+
+
+def _may_stand_in(copy: Deployment, target: Deployment) -> bool:
+    returnable = copy.deployed_at is not None and not copy.revision_gone
+    return returnable and copy.version > target.version
+
+
+def _check_artifacts(target: Deployment, ports: Ports) -> None:
+    bucket, _, prefix = target.serving_model_path.removeprefix("gs://").partition("/")
+    if target.artifacts_gone or not prefix or not ports.objects.read(bucket, prefix + MANIFEST):
+        raise Conflict(
+            f"the revision and the artifacts of {target.name} are gone; publish run "
+            f"{target.training_run} again with a new request id to deploy it anew, "
+            "or go back to another version"
+        )
+
+
+def _anew(target: Deployment, actor: str, copies: list[Deployment], ports: Ports) -> Deployment:
+    """Return the deployment that brings `target` back: its artifacts and its configuration.
+
+    The id says which try it is, so that a repeat finds the one that is under way.
+    """
+    ended = [found for found in copies if found.deactivated_at or found.deployed_at]
+    request_id = f"back-to-v{target.origin}-{len(ended) + 1}"
+    return Deployment(
+        id=f"{target.model_id}-{target.training_run}-{request_id}",
+        model_id=target.model_id,
+        version=0,  # taken in the transaction
+        training_run=target.training_run,
+        request_id=request_id,
+        artifact_uri=target.artifact_uri,
+        config=target.config,
+        plan=plan_rollout(Strategy.IMMEDIATE, (), 0),
+        deployed_by=actor,
+        created_at=ports.clock.now(),
+        policy=target.policy,
+        cloud_run_service=target.cloud_run_service,
+        serving_model_path=target.serving_model_path,
+        artifact_digest=target.artifact_digest,
+        prepared_digest=target.prepared_digest,
+        prepared_customers=target.prepared_customers,
+        metrics=target.metrics,
+        recall_at_100=target.recall_at_100,
+        recall_at_50=target.recall_at_50,
+        recall_at_10=target.recall_at_10,
+        redeploys=target.origin,
+    )
 
 
 @functions_framework.http

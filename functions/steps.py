@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,39 +78,53 @@ def apply_traffic(
     token: int | None,
     ports: Ports,
     tags: Mapping[str, str] | None = None,
+    seen: ServiceView | None = None,
+    dropped: Collection[str] = (),
 ) -> ServiceView:
     """Make Cloud Run serve the model's desired split; return the service that does.
 
     The one way in which traffic is ever changed: read the service and its etag, check the
     token, write under that etag, start again on a conflict, believe `traffic_statuses`.
     So whoever was overtaken fails, in any interleaving: Superseded. TrafficNotApplied
-    when Cloud Run does not serve the split in time. Tags of others are kept.
+    when Cloud Run does not serve the split in time. Tags of others are kept, `dropped` ones
+    are not. Who took the token after reading the service passes that as `seen`: whatever was
+    written since then makes its etag stale.
     """
     for _ in range(CONFLICTS_AT_MOST):
-        seen = ports.cloud_run.service(service)
+        seen = seen or ports.cloud_run.service(service)
         model = ports.state.model(model_id)
         if model.token != token:
             raise Superseded(model_id, token, model.token)
         wanted = model.desired
-        wanted_tags = {**seen.tags, **(tags or {})}
+        wanted_tags = {
+            tag: revision
+            for tag, revision in {**seen.tags, **(tags or {})}.items()
+            if tag not in dropped
+        }
         try:
             ports.cloud_run.write_traffic(seen, wanted, wanted_tags, model.token)
         except Stale as conflict:
             logs.log("traffic write conflicted", service=service, conflict=str(conflict))
+            seen = None
             continue
-        served = _wait_until_served(service, wanted, wanted_tags, ports)
+        served = _wait_until_served(service, wanted, wanted_tags, dropped, ports)
         logs.log("traffic applied", service=service, token=token, traffic=dict(wanted))
         return served
     raise TrafficNotApplied(service, "the split", "an ever-changing one", 0)
 
 
 def _wait_until_served(
-    service: str, wanted: Split, tags: Mapping[str, str], ports: Ports
+    service: str,
+    wanted: Split,
+    tags: Mapping[str, str],
+    dropped: Collection[str],
+    ports: Ports,
 ) -> ServiceView:
     waited_s = 0.0
     while True:
         seen = ports.cloud_run.service(service)
-        if dict(seen.split) == dict(wanted) and set(tags) <= set(seen.tag_urls):
+        known = set(seen.tag_urls)
+        if dict(seen.split) == dict(wanted) and set(tags) <= known and not known & set(dropped):
             return seen
         if dict(seen.written) != dict(wanted) or waited_s >= APPLIED_WITHIN_S:
             raise TrafficNotApplied(service, describe(wanted), describe(seen.split), waited_s)

@@ -20,13 +20,21 @@ from google.pubsub_v1.types import Encoding, Schema
 
 from localcloud.scheduler import Job
 from shared import wiring
-from shared.config import DEAD_LETTER_TOPIC, TRAINING_TOPIC, Settings
+from shared.config import (
+    DEAD_LETTER_TOPIC,
+    EVENTS_DEAD_LETTER_TOPIC,
+    EVENTS_TOPIC,
+    TRAINING_TOPIC,
+    Settings,
+)
 from shared.messages import ModelDeclaration, check_plan
 
-SCHEMA_FILE = Path(__file__).parents[1] / "shared" / "training_completed.proto"
+SCHEMAS = Path(__file__).parents[1] / "shared"
 MODELS_FILE = Path(__file__).parents[1] / "terraform" / "models.auto.tfvars.json"
 PUSH_DEADLINE_S = 60
 DELIVERIES_AT_MOST = 50
+# News that cannot be told for an hour or so is no news any more.
+CHAT_DELIVERIES_AT_MOST = 15
 TASK_RETRIES, TASK_TIMEOUT_S = 1, 3600
 # In production metrics are collected at minute 7 of each hour; here nobody waits that long.
 SCHEDULES = {"reconcile": "* * * * *", "collect_metrics": "* * * * *"}
@@ -82,20 +90,50 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def _topics(settings: Settings) -> None:
+    _topic(
+        settings,
+        TRAINING_TOPIC,
+        DEAD_LETTER_TOPIC,
+        SCHEMAS / "training_completed.proto",
+        "on_training_completed",
+        "training-trigger",
+        DELIVERIES_AT_MOST,
+    )
+    _topic(
+        settings,
+        EVENTS_TOPIC,
+        EVENTS_DEAD_LETTER_TOPIC,
+        SCHEMAS / "deployment_event.proto",
+        "on_deployment_event",
+        "chat",
+        CHAT_DELIVERIES_AT_MOST,
+    )
+
+
+def _topic(
+    settings: Settings,
+    name: str,
+    dead_letters: str,
+    schema_file: Path,
+    function: str,
+    account: str,
+    deliveries_at_most: int,
+) -> None:
+    """Create a topic with its schema, its dead letters, and the push to the function."""
     parent = f"projects/{settings.project}"
     publisher, subscriber = PublisherClient(), SubscriberClient()
-    schema = f"{parent}/schemas/{TRAINING_TOPIC}"
+    schema = f"{parent}/schemas/{name}"
     with contextlib.suppress(AlreadyExists):
         SchemaServiceClient().create_schema(
             parent=parent,
             schema=Schema(
                 name=schema,
                 type_=Schema.Type.PROTOCOL_BUFFER,
-                definition=SCHEMA_FILE.read_text(),
+                definition=schema_file.read_text(),
             ),
-            schema_id=TRAINING_TOPIC,
+            schema_id=name,
         )
-    topic, dead = f"{parent}/topics/{TRAINING_TOPIC}", f"{parent}/topics/{DEAD_LETTER_TOPIC}"
+    topic, dead = f"{parent}/topics/{name}", f"{parent}/topics/{dead_letters}"
     settings_of_schema = {"schema": schema, "encoding": Encoding.JSON}
     for request in ({"name": topic, "schema_settings": settings_of_schema}, {"name": dead}):
         try:
@@ -103,14 +141,14 @@ def _topics(settings: Settings) -> None:
         except AlreadyExists:
             continue
     # Without a subscription of its own a dead-letter topic loses what it is sent.
-    _subscription(subscriber, {"name": _path(parent, DEAD_LETTER_TOPIC), "topic": dead})
-    url = f"{settings.functions_url}/on_training_completed"
-    email = service_account(settings.project, "training-trigger")
+    _subscription(subscriber, {"name": _path(parent, dead_letters), "topic": dead})
+    url = f"{settings.functions_url}/{function}"
+    email = service_account(settings.project, account)
     push = {
         "push_endpoint": url,
         "oidc_token": {"service_account_email": email, "audience": url},
     }
-    subscription = _path(parent, TRAINING_TOPIC)
+    subscription = _path(parent, name)
     _subscription(
         subscriber,
         {
@@ -124,7 +162,7 @@ def _topics(settings: Settings) -> None:
             },
             "dead_letter_policy": {
                 "dead_letter_topic": dead,
-                "max_delivery_attempts": DELIVERIES_AT_MOST,
+                "max_delivery_attempts": deliveries_at_most,
             },
         },
     )

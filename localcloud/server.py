@@ -50,6 +50,7 @@ TARGETS = {
     "dashboard": "http",
     "finish_deployment": "http",
     "judge_canary": "http",
+    "on_deployment_event": "cloudevent",
     "on_training_completed": "cloudevent",
     "prepare_model": "http",
     "reconcile": "http",
@@ -64,6 +65,8 @@ class AlreadyRunning(RuntimeError):
 
 class LocalCloud:
     """The services of one project on 127.0.0.1, their data below `folder`."""
+
+    FUNCTIONS = ROOT / "functions"
 
     def __init__(
         self, folder: Path, models: Path = project.MODELS_FILE, google_firestore: bool = False
@@ -111,7 +114,7 @@ class LocalCloud:
         }
         self._functions = FunctionsHost(
             self.folder / "functions",
-            ROOT / "functions",
+            self.FUNCTIONS,
             TARGETS,
             self._identity,
             self._ports,

@@ -43,7 +43,11 @@ class ManifestFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A version's list of files, written after the last of them."""
+    """A version's list of files, written after the last of them.
+
+    `version` is the one that they were copied for. Another that brings it back serves the same
+    files, so what they are is told by the digest alone.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
@@ -108,7 +112,6 @@ def _read_manifest(settings: Settings, source: ArtifactSource) -> Manifest:
     assert settings.artifact is not None
     manifest = read_manifest(Manifest, MANIFEST, source)
     expect(MANIFEST, "model_id", manifest.model_id, settings.model_id)
-    expect(MANIFEST, "version", f"v{manifest.version}", settings.model_version)
     expect(MANIFEST, "training_run", manifest.training_run, settings.training_run)
     expect(MANIFEST, "digest", manifest.digest, settings.artifact.digest)
     expect(MANIFEST, "digest of its files", digest_of(manifest.files), settings.artifact.digest)

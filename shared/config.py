@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TRAINING_TOPIC = "training-completed"
 DEAD_LETTER_TOPIC = "training-completed-dead-letter"
+EVENTS_TOPIC = "deployment-events"
+EVENTS_DEAD_LETTER_TOPIC = "deployment-events-dead-letter"
 WORKFLOW = "deploy-model"
 
 
@@ -47,3 +49,23 @@ class Settings:
     def parent(self) -> str:
         """The resource name of the region."""
         return f"projects/{self.project}/locations/{self.region}"
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Where people are told: a webhook (a secret; empty: only the log), and where links go."""
+
+    dashboard_url: str
+    webhook: str = field(default="", repr=False)
+
+    @staticmethod
+    def from_environment(
+        settings: Settings, environment: Mapping[str, str] | None = None
+    ) -> ChatSettings:
+        """Read TURNOUT_CHAT_WEBHOOK and TURNOUT_DASHBOARD_URL; ValueError for what is no URL."""
+        values = os.environ if environment is None else environment
+        dashboard = values.get("TURNOUT_DASHBOARD_URL") or f"{settings.functions_url}/dashboard"
+        webhook = values.get("TURNOUT_CHAT_WEBHOOK", "").strip()
+        if webhook and not webhook.startswith(("https://", "http://127.0.0.1:")):
+            raise ValueError("TURNOUT_CHAT_WEBHOOK must be an https URL")
+        return ChatSettings(dashboard.rstrip("/"), webhook)

@@ -32,6 +32,9 @@ Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 SCHEMA_VERSION = 1
 _configs = TypeAdapter(ModelConfig)
 _policies = TypeAdapter(RolloutPolicy)
+_WEBHOOK = re.compile(
+    r"(https://[A-Za-z0-9.-]{1,253}|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[!-~]{0,1900})?"
+)
 _ARTIFACT_URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/([^\x00-\x1f\x7f]{1,900})")
 
 
@@ -151,6 +154,14 @@ class Canary(Message):
     inconclusive_for_s: Seconds = 3600
     on_inconclusive: OnInconclusive = OnInconclusive.HOLD
     webhooks: Annotated[tuple[str, ...], Field(max_length=5)] = ()
+
+    @field_validator("webhooks")
+    @classmethod
+    def _webhooks_are_private(cls, webhooks: tuple[str, ...]) -> tuple[str, ...]:
+        for url in webhooks:
+            if not _WEBHOOK.fullmatch(url):
+                raise ValueError("a webhook is https://HOST/PATH, or http:// on localhost")
+        return webhooks
 
 
 class Skew(Message):
@@ -297,10 +308,14 @@ class AbortDeployment(StepRequest):
 
 
 class RollBack(Message):
-    """Go back to an earlier version; without `version`, to the one before."""
+    """Go back to an earlier version; without `version`, to the one before.
+
+    With `check` it is asked first whether it is ready and healthy.
+    """
 
     model_id: ModelId
     version: Annotated[int, Field(ge=1)] | None = None
+    check: bool = True
     reason: Line = "no reason given"
     requested_by: Line = ""
 

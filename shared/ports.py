@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from shared.config import Settings
+from shared.domain.announcement import Announcement
+from shared.domain.canary import Judgement, Side
 from shared.domain.deployment import Deployment
 from shared.domain.model import Book, Model
 from shared.domain.serving_metrics import RevisionHour, ServingHour
@@ -40,8 +42,28 @@ class State(Protocol):
         """Return a model's deployments, newest version first."""
         ...
 
+    def every_deployment(self, model_id: str) -> list[Deployment]:
+        """Return all of a model's deployments, however many, newest version first."""
+        ...
+
+    def deploying(self, model_id: str) -> list[Deployment]:
+        """Return a model's deployments that roll out or wait."""
+        ...
+
     def change(self, model_id: str, move: Callable[[Book], T]) -> T:
         """Run `move` in one transaction; it runs again when another writer came between."""
+        ...
+
+    def outbox(self, at_most: int) -> list[Announcement]:
+        """Return recorded events that were not announced yet, the oldest first."""
+        ...
+
+    def announced(self, announcement_id: str) -> None:
+        """Take an event out of the outbox; one that is gone stays gone."""
+        ...
+
+    def take_news(self) -> bool:
+        """Return True once after this process recorded an event; reads nothing."""
         ...
 
     def run(self, run_id: str) -> Mapping[str, Any] | None:
@@ -94,6 +116,10 @@ class Objects(Protocol):
         """Write an object that must not exist yet; False where it does."""
         ...
 
+    def delete(self, bucket: str, stored: StoredObject) -> None:
+        """Delete exactly that generation; another one, or none, stays as it is."""
+        ...
+
 
 @dataclass(frozen=True)
 class ServiceView:
@@ -131,6 +157,17 @@ class CloudRun(Protocol):
 
     def revision(self, service: str, revision: str) -> RevisionView | None:
         """Return a revision by its name, or None."""
+        ...
+
+    def revisions(self, service: str) -> list[str]:
+        """Return the names of a service's revisions, newest first."""
+        ...
+
+    def delete_revision(self, service: str, revision: str) -> bool:
+        """Delete a revision; False where Cloud Run refuses: it is tagged, serves, or is the latest.
+
+        One that is gone already is deleted.
+        """
         ...
 
     def write_traffic(
@@ -210,8 +247,8 @@ class Executions(Protocol):
         ...
 
 
-class DeadLetters(Protocol):
-    """The topic for messages that can never succeed."""
+class Topic(Protocol):
+    """A topic to publish to."""
 
     def publish(self, data: bytes, attributes: Mapping[str, str]) -> str:
         """Publish, wait for the acknowledgement, return the message's id."""
@@ -221,8 +258,8 @@ class DeadLetters(Protocol):
 class Predictions(Protocol):
     """The prediction API of a revision."""
 
-    def health(self, url: str) -> tuple[int, Mapping[str, Any]]:
-        """Return status code and body of GET /health."""
+    def health(self, url: str, timeout_s: float = 60) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of GET /health; Unavailable without an answer in time."""
         ...
 
     def recommend(
@@ -268,7 +305,8 @@ class Ports:
     cloud_run: CloudRun
     jobs: Jobs
     executions: Executions
-    dead_letters: DeadLetters
+    dead_letters: Topic
+    events: Topic
     predictions: Predictions
     keys: Keys
     clock: Clock
@@ -280,6 +318,35 @@ class RequestMetrics(Protocol):
     def hours(self, service: str, begin: datetime, until: datetime) -> list[RevisionHour]:
         """Return each revision's hours from `begin` (a full hour) until `until`."""
         ...
+
+
+class RequestBlocks(Protocol):
+    """What Cloud Run measured of requests, in short blocks."""
+
+    def window(
+        self, service: str, begin: datetime, block_s: int, blocks: int
+    ) -> Mapping[str, Sequence[Side]]:
+        """Return each revision's `blocks` blocks of `block_s` seconds from `begin`, in order.
+
+        A revision without any request is not there. Unavailable when nothing answers.
+        """
+        ...
+
+
+class Judges(Protocol):
+    """Other judges of a canary: webhooks."""
+
+    def ask(self, url: str, facts: Mapping[str, Any]) -> Judgement:
+        """Return what the webhook says; whatever is no answer is inconclusive."""
+        ...
+
+
+@dataclass(frozen=True)
+class JudgePorts:
+    """What judging a stage needs beside the rest; no other function does."""
+
+    requests: RequestBlocks
+    judges: Judges
 
 
 class ServingHours(Protocol):
@@ -310,3 +377,40 @@ class MetricsPorts:
     requests: RequestMetrics
     hours: ServingHours
     clock: Clock
+
+
+class Chat(Protocol):
+    """A room where people read what happens."""
+
+    def post(self, text: str) -> None:
+        """Post a message; Refused where it can never succeed, Unavailable where it may."""
+        ...
+
+
+class Posts(Protocol):
+    """What was posted already, for as long as a message may come again."""
+
+    def claim(self, announcement_id: str, at: datetime) -> bool:
+        """Return True where the caller is to post it, False where that was done.
+
+        Unavailable while another delivery of the same event is at it.
+        """
+        ...
+
+    def posted(self, announcement_id: str) -> None:
+        """Remember that it was posted."""
+        ...
+
+    def give_back(self, announcement_id: str) -> None:
+        """Let the next delivery try."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChatPorts:
+    """What telling people needs; `dashboard_url` is where links go."""
+
+    chat: Chat
+    posts: Posts
+    clock: Clock
+    dashboard_url: str

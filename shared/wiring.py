@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.cloud import firestore, run_v2
@@ -13,16 +13,23 @@ from google.cloud.pubsub_v1 import PublisherClient
 from google.cloud.storage import Client as StorageClient
 from google.cloud.workflows import executions_v1
 
-from shared.config import DEAD_LETTER_TOPIC, Settings
+from shared.config import DEAD_LETTER_TOPIC, EVENTS_TOPIC, ChatSettings, Settings
+from shared.gcp.chat import Webhook
 from shared.gcp.cloud_run import RunServices
-from shared.gcp.firestore import FirestoreKeys, FirestoreState
+from shared.gcp.firestore import FirestoreKeys, FirestorePosts, FirestoreState
 from shared.gcp.jobs import RunJobs
 from shared.gcp.predictions import HttpPredictions
-from shared.gcp.pubsub import Topic
+from shared.gcp.pubsub import PUBLISH_TIMEOUT_S, Topic
 from shared.gcp.serving_metrics import FirestoreServingHours
 from shared.gcp.storage import StorageObjects
+from shared.gcp.webhooks import HttpJudges
 from shared.gcp.workflows import WorkflowExecutions
-from shared.ports import MetricsPorts, Ports
+from shared.ports import ChatPorts, JudgePorts, MetricsPorts, Ports
+
+if TYPE_CHECKING:
+    from shared.gcp.monitoring import RunMetrics
+
+EVENTS_TIMEOUT_S = 2.0
 
 
 class SystemClock:
@@ -61,9 +68,15 @@ def grpc_client(kind: Any) -> Any:
     return kind(transport=transport(channel=grpc.insecure_channel(settings().grpc_emulator)))
 
 
-def topic(name: str) -> Topic:
+def topic(name: str, timeout_s: float = PUBLISH_TIMEOUT_S) -> Topic:
     """Return a topic of the project, to publish to."""
-    return Topic(PublisherClient(), settings().project, name)
+    return Topic(publisher(), settings().project, name, timeout_s)
+
+
+@functools.cache
+def publisher() -> PublisherClient:
+    """The Pub/Sub client of this process."""
+    return PublisherClient()
 
 
 @functools.cache
@@ -109,6 +122,8 @@ def ports() -> Ports:
         jobs=jobs(),
         executions=executions(),
         dead_letters=topic(DEAD_LETTER_TOPIC),
+        # Functions publish their news before they answer: the outbox keeps what takes longer.
+        events=topic(EVENTS_TOPIC, EVENTS_TIMEOUT_S),
         predictions=HttpPredictions(),
         keys=keys(),
         clock=SystemClock(),
@@ -118,14 +133,36 @@ def ports() -> Ports:
 @functools.cache
 def metrics_ports() -> MetricsPorts:
     """What collecting serving metrics needs, made once a process."""
+    return MetricsPorts(
+        state=state(),
+        requests=_request_metrics(),
+        hours=FirestoreServingHours(firestore_client()),
+        clock=SystemClock(),
+    )
+
+
+@functools.cache
+def chat_ports() -> ChatPorts:
+    """What telling people needs, made once a process."""
+    chat = ChatSettings.from_environment(settings())
+    return ChatPorts(
+        chat=Webhook(chat.webhook),
+        posts=FirestorePosts(firestore_client()),
+        clock=SystemClock(),
+        dashboard_url=chat.dashboard_url,
+    )
+
+
+@functools.cache
+def judge_ports() -> JudgePorts:
+    """What judging a stage needs beside the rest, made once a process."""
+    return JudgePorts(requests=_request_metrics(), judges=HttpJudges())
+
+
+def _request_metrics() -> RunMetrics:
     # Imported here: no other function should pay for Monitoring's client at its start.
     from google.cloud import monitoring_v3
 
     from shared.gcp.monitoring import RunMetrics
 
-    return MetricsPorts(
-        state=state(),
-        requests=RunMetrics(grpc_client(monitoring_v3.MetricServiceClient), settings()),
-        hours=FirestoreServingHours(firestore_client()),
-        clock=SystemClock(),
-    )
+    return RunMetrics(grpc_client(monitoring_v3.MetricServiceClient), settings())

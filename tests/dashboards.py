@@ -108,7 +108,8 @@ class Dashboard:
         self.objects = fakes.FakeObjects("training", "serving")
         self.jobs = fakes.FakeJobs(self.objects)
         self.executions = fakes.FakeExecutions()
-        self.topic = fakes.FakeDeadLetters()
+        self.topic = fakes.FakeTopic()
+        self.events = fakes.FakeTopic()
         keys = fakes.FakeKeys()
         self.state = FirestoreState(client)
         self.ports = Ports(
@@ -118,7 +119,8 @@ class Dashboard:
             cloud_run=self.cloud_run,
             jobs=self.jobs,
             executions=self.executions,
-            dead_letters=fakes.FakeDeadLetters(),
+            dead_letters=fakes.FakeTopic(),
+            events=self.events,
             predictions=fakes.FakePredictions(self.cloud_run, keys),
             keys=FirestoreKeys(client),
             clock=self.clock,

@@ -7,9 +7,14 @@ use cases meet the same refusals here as there.
 from __future__ import annotations
 
 import base64
+import bisect
 import json
+import math
 import secrets
+import sys
 import threading
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,13 +24,17 @@ from typing import Any, TypeVar
 import google_crc32c
 
 from shared.config import Settings
-from shared.domain.deployment import Deployment, Event
+from shared.domain.announcement import Announcement, announce_of, event_name
+from shared.domain.canary import Judgement, Side
+from shared.domain.deployment import Deployment, Event, Status
+from shared.domain.histogram import Histogram, merge
 from shared.domain.model import Book, Model
 from shared.errors import ArtifactsRefused, NotFound, Refused, Unavailable
 from shared.messages import ModelDeclaration
 from shared.ports import (
     JobState,
     JobView,
+    JudgePorts,
     Ports,
     RevisionView,
     ServiceView,
@@ -76,11 +85,16 @@ class FakeState:
     def __init__(self, *declarations: ModelDeclaration) -> None:
         self.before_commit: Callable[[], None] = lambda: None
         self.committed: Committed = lambda *_: None
+        self.conflicts = 0
+        """How many transactions found that another had come between, and ran again."""
         self.refusals: dict[str, Mapping[str, Any]] = {}
         self._declarations = {declared.model_id: declared for declared in declarations}
         self._documents: dict[Path, Any] = {}
+        self._deployments_of: dict[str, set[Path]] = defaultdict(set)
         self._versions: dict[Path, int] = {}
         self._events: list[Event] = []
+        self._outbox: dict[str, Announcement] = {}
+        self._news = False
         self._lock = threading.Lock()
 
     def declaration(self, model_id: str) -> ModelDeclaration | None:
@@ -109,16 +123,36 @@ class FakeState:
 
     def deployments(self, model_id: str) -> list[Deployment]:
         """Return a model's deployments, newest version first."""
-        found = [
-            document
-            for document in list(self._documents.values())
-            if isinstance(document, Deployment) and document.model_id == model_id
-        ]
+        found = [self._documents[path] for path in list(self._deployments_of[model_id])]
         return sorted(found, key=lambda deployment: -deployment.version)
+
+    def every_deployment(self, model_id: str) -> list[Deployment]:
+        """Return all of a model's deployments, newest version first."""
+        return self.deployments(model_id)
+
+    def deploying(self, model_id: str) -> list[Deployment]:
+        """Return a model's deployments that roll out or wait."""
+        found = self.deployments(model_id)
+        return [one for one in found if one.status is Status.DEPLOYING]
 
     def events(self, deployment_id: str) -> list[Event]:
         """Return a deployment's history, oldest first."""
         return [event for event in self._events if event.deployment_id == deployment_id]
+
+    def outbox(self, at_most: int) -> list[Announcement]:
+        """Return recorded events that were not announced yet, the oldest first."""
+        with self._lock:
+            return [self._outbox[name] for name in sorted(self._outbox)][:at_most]
+
+    def announced(self, announcement_id: str) -> None:
+        """Take an event out of the outbox; one that is gone stays gone."""
+        with self._lock:
+            self._outbox.pop(announcement_id, None)
+
+    def take_news(self) -> bool:
+        """Return True once after an event was recorded."""
+        news, self._news = self._news, False
+        return news
 
     def run(self, run_id: str) -> Mapping[str, Any] | None:
         """Return a training run, or None."""
@@ -133,6 +167,7 @@ class FakeState:
             self.before_commit()
             if self._commit(book):
                 return result
+            self.conflicts += 1
         raise AssertionError(f"a transaction of {model_id!r} never committed")
 
     def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -169,9 +204,16 @@ class FakeState:
                 return False
             before = {path: self._documents.get(path) for path in book.writes}
             self._documents.update(book.writes)
-            for path in book.writes:
+            for path, written in book.writes.items():
+                if isinstance(written, Deployment):
+                    self._deployments_of[written.model_id].add(path)
                 self._versions[path] = self._versions.get(path, 0) + 1
-            self._events += book.events
+            for number, event in enumerate(book.events):
+                name = event_name(event, number, f"{len(self._events):08x}")
+                made = self._documents.get(("deployments", event.deployment_id))
+                self._outbox[name] = announce_of(name, event, made)
+                self._events.append(event)
+            self._news = self._news or bool(book.events)
         self.committed(before, book.writes, book.events)
         return True
 
@@ -220,11 +262,33 @@ class FakeBook:
         return self._known[path]
 
 
+class FakeBucket(dict[str, tuple[bytes, int]]):
+    """Objects by name: (content, generation). `names` are sorted, for listing by prefix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __setitem__(self, name: str, stored: tuple[bytes, int]) -> None:
+        if name not in self:
+            insort(self.names, name)
+        super().__setitem__(name, stored)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        del self.names[bisect_left(self.names, name)]
+
+    def below(self, prefix: str) -> list[str]:
+        """Return the names that begin with `prefix`, sorted."""
+        begin = bisect_left(self.names, prefix)
+        return self.names[begin : bisect_left(self.names, prefix + chr(sys.maxunicode), begin)]
+
+
 class FakeObjects:
     """Buckets whose objects have generations; `put` writes as training would."""
 
     def __init__(self, *buckets: str) -> None:
-        self._buckets: dict[str, dict[str, tuple[bytes, int]]] = {name: {} for name in buckets}
+        self._buckets = {name: FakeBucket() for name in buckets}
         self._generation = 0
         self._lock = threading.Lock()
 
@@ -246,8 +310,7 @@ class FakeObjects:
         """Return the objects below `prefix`, sorted by name; ArtifactsRefused without a bucket."""
         if bucket not in self._buckets:
             raise ArtifactsRefused(f"there is no bucket {bucket!r}; check artifact_uri")
-        names = sorted(name for name in self._buckets[bucket] if name.startswith(prefix))
-        return [self._view(bucket, name) for name in names]
+        return [self._view(bucket, name) for name in self._buckets[bucket].below(prefix)]
 
     def copy(
         self, source_bucket: str, source: StoredObject, bucket: str, name: str
@@ -279,6 +342,13 @@ class FakeObjects:
             self._generation += 1
             self._buckets[bucket][name] = (content, self._generation)
             return True
+
+    def delete(self, bucket: str, stored: StoredObject) -> None:
+        """Delete exactly that generation; another one, or none, stays as it is."""
+        with self._lock:
+            _, generation = self._buckets[bucket].get(stored.name, (b"", 0))
+            if generation == stored.generation:
+                del self._buckets[bucket][stored.name]
 
     def _view(self, bucket: str, name: str) -> StoredObject:
         content, generation = self._buckets[bucket][name]
@@ -350,13 +420,12 @@ class FakeCloudRun:
 
     def deployment_at(self, url: str) -> Deployment | None:
         """Return whose revision answers at a tag URL (None: v0); Unavailable for none."""
-        for name, service in self.services.items():
-            for tag, revision in service.served_tags.items():
-                if url == _url(name, tag):
-                    return service.revisions[revision].made_for
-            if url == _url(name):
-                largest = max(service.served, key=service.served.__getitem__)
-                return service.revisions[largest].made_for
+        tag, _, name = url.removeprefix("https://").removesuffix(".test").rpartition("---")
+        service = self.services.get(name)
+        if service and (not tag or tag in service.served_tags):
+            largest = max(service.served, key=service.served.__getitem__)
+            revision = service.served_tags[tag] if tag else largest
+            return service.revisions[revision].made_for
         raise Unavailable(f"{url} did not answer: ConnectionError")
 
     def service(self, name: str) -> ServiceView:
@@ -388,6 +457,24 @@ class FakeCloudRun:
             self._start(self._service(service), found)
             known = {"ready": True, "failed": False}.get(found.state)
             return RevisionView(known, found.message)
+
+    def revisions(self, service: str) -> list[str]:
+        """Return the names of a service's revisions, newest first."""
+        with self._lock:
+            return list(reversed(self._service(service).revisions))
+
+    def delete_revision(self, service: str, revision: str) -> bool:
+        """Delete a revision; False where it is tagged, serves, or is the latest."""
+        with self._lock:
+            found = self._service(service)
+            used = {
+                *(found.latest_created, found.latest_ready),
+                *(*found.split, *found.served),
+                *(*found.tags.values(), *found.served_tags.values()),
+            }
+            if revision not in used:
+                found.revisions.pop(revision, None)
+            return revision not in used
 
     def write_traffic(
         self, seen: ServiceView, split: Mapping[str, int], tags: Mapping[str, str], token: int
@@ -632,16 +719,58 @@ class FakeExecutions:
             self.end(execution, "CANCELLED")
 
 
-class FakeDeadLetters:
-    """A topic that remembers what was published."""
+class FakeTopic:
+    """A topic that remembers what was published; `before` may raise, as an outage does."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[bytes, dict[str, str]]] = []
+        self.before: Callable[[], None] = lambda: None
 
     def publish(self, data: bytes, attributes: Mapping[str, str]) -> str:
         """Keep the message; return its id."""
+        self.before()
         self.messages.append((data, dict(attributes)))
         return str(len(self.messages))
+
+
+class FakeChat:
+    """A room that remembers what was posted; `before` may raise, as a webhook's answer does."""
+
+    def __init__(self) -> None:
+        self.posts: list[str] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def post(self, text: str) -> None:
+        """Keep the message."""
+        self.before()
+        self.posts.append(text)
+
+
+class FakePosts:
+    """Which events were posted, in memory; a claim blocks others for 60 s."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, tuple[bool, datetime]] = {}
+        self._lock = threading.Lock()
+
+    def claim(self, announcement_id: str, at: datetime) -> bool:
+        """Return True where the caller is to post it, False where that was done."""
+        with self._lock:
+            done, claimed_at = self._claims.get(announcement_id, (False, at - timedelta(hours=1)))
+            if done:
+                return False
+            if claimed_at + timedelta(seconds=60) > at:
+                raise Unavailable(f"event {announcement_id!r} is being posted just now")
+            self._claims[announcement_id] = (False, at)
+            return True
+
+    def posted(self, announcement_id: str) -> None:
+        """Remember that it was posted."""
+        self._claims[announcement_id] = (True, self._claims[announcement_id][1])
+
+    def give_back(self, announcement_id: str) -> None:
+        """Let the next delivery try."""
+        self._claims.pop(announcement_id, None)
 
 
 class FakeKeys:
@@ -677,7 +806,11 @@ class FakeKeys:
 
 @dataclass
 class Behaviour:
-    """How a model's container answers: changes to what a healthy one says."""
+    """How a model's container answers: changes to what a healthy one says.
+
+    `ranks` gives a customer's products, best first; `answers` is told whom a request asks for,
+    and returns its status.
+    """
 
     health_status: int = 200
     health: Mapping[str, Any] = field(default_factory=dict)
@@ -685,6 +818,8 @@ class Behaviour:
     status: int = 200
     products: int = 50
     scores: Callable[[int], float] = lambda rank: 1.0 - rank / 100
+    ranks: Callable[[str, int], Sequence[str]] = lambda _, top_k: [f"p{n}" for n in range(top_k)]
+    answers: Callable[[Sequence[str]], int] = lambda _: 200
     results: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda results: results
 
 
@@ -696,8 +831,9 @@ class FakePredictions:
         self._cloud_run = cloud_run
         self._keys = keys
 
-    def health(self, url: str) -> tuple[int, Mapping[str, Any]]:
+    def health(self, url: str, timeout_s: float = 60) -> tuple[int, Mapping[str, Any]]:
         """Return status code and body of GET /health; Unavailable without an answer."""
+        assert timeout_s > 0
         deployment = self._cloud_run.deployment_at(url)
         if deployment is None:
             return 503, {"status": "unhealthy", "reason": "no model is deployed yet"}
@@ -727,14 +863,87 @@ class FakePredictions:
         behaviour = self._behaviour(deployment)
         if behaviour.status != 200:
             return behaviour.status, {"detail": "the model failed"}
-        ranked = [
-            {"product_id": f"p{rank}", "score": behaviour.scores(rank)} for rank in range(top_k)
+        if (status := behaviour.answers(customers)) != 200:
+            return status, {"detail": "the model failed"}
+        results = [
+            {
+                "customer_id": name,
+                "recommendations": [
+                    {"product_id": product, "score": behaviour.scores(rank)}
+                    for rank, product in enumerate(behaviour.ranks(name, top_k))
+                ],
+            }
+            for name in customers
         ]
-        results = [{"customer_id": name, "recommendations": list(ranked)} for name in customers]
         return 200, {"results": behaviour.results(results), "model_version": deployment.name}
 
     def _behaviour(self, deployment: Deployment) -> Behaviour:
         return self.behaviours.setdefault(deployment.training_run, Behaviour())
+
+
+class FakeRequestBlocks:
+    """What was requested of which revision, as a test says; `before` may raise, as an outage does.
+
+    A request counts at the time it ended, in blocks of (begin, end], as in Monitoring.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.before: Callable[[], None] = lambda: None
+        self._measured: list[tuple[str, str, datetime, Side]] = []
+
+    def count(
+        self,
+        service: str,
+        revision: str,
+        at: datetime,
+        requests: int,
+        errors: int = 0,
+        latency_ms: float | None = 10.0,
+    ) -> None:
+        """Measure requests, `errors` of them 5xx; None leaves their latencies out."""
+        latencies = None
+        if latency_ms is not None:
+            counts = [0] * (len(BOUNDS_MS) + 1)
+            counts[bisect.bisect_right(BOUNDS_MS, latency_ms)] = requests
+            latencies = Histogram(requests, latency_ms, BOUNDS_MS, tuple(counts))
+        self._measured.append((service, revision, at, Side(requests, errors, latencies)))
+
+    def window(
+        self, service: str, begin: datetime, block_s: int, blocks: int
+    ) -> Mapping[str, Sequence[Side]]:
+        """Return each revision's blocks, in order."""
+        self.asked += 1
+        self.before()
+        found: dict[str, list[Side]] = {}
+        for of, revision, at, side in self._measured:
+            index = math.ceil((at - begin).total_seconds() / block_s) - 1
+            if of == service and 0 <= index < blocks:
+                sides = found.setdefault(revision, [Side()] * blocks)
+                sides[index] = _both(sides[index], side)
+        return found
+
+
+BOUNDS_MS = tuple(0.5 * 1.1**index for index in range(161))
+
+
+def _both(one: Side, other: Side) -> Side:
+    timed = [side.latencies for side in (one, other) if side.latencies]
+    latencies = merge(timed) if timed else None
+    return Side(one.requests + other.requests, one.errors + other.errors, latencies)
+
+
+class FakeJudges:
+    """Webhooks that say what a test lets them; `asked` has what each was told."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, Judgement] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def ask(self, url: str, facts: Mapping[str, Any]) -> Judgement:
+        """Return what the webhook says."""
+        self.asked.append((url, dict(facts)))
+        return self.says[url]
 
 
 @dataclass
@@ -746,10 +955,13 @@ class World:
     cloud_run: FakeCloudRun
     jobs: FakeJobs
     executions: FakeExecutions
-    dead_letters: FakeDeadLetters
+    dead_letters: FakeTopic
+    events: FakeTopic
     predictions: FakePredictions
     keys: FakeKeys
     clock: FakeClock
+    requests: FakeRequestBlocks = field(default_factory=FakeRequestBlocks)
+    judges: FakeJudges = field(default_factory=FakeJudges)
 
     @staticmethod
     def of(*declarations: ModelDeclaration) -> World:
@@ -766,11 +978,16 @@ class World:
             cloud_run=cloud_run,
             jobs=jobs,
             executions=FakeExecutions(),
-            dead_letters=FakeDeadLetters(),
+            dead_letters=FakeTopic(),
+            events=FakeTopic(),
             predictions=FakePredictions(cloud_run, keys),
             keys=keys,
             clock=FakeClock(),
         )
+
+    def judging(self) -> JudgePorts:
+        """Return what judging a stage needs beside the ports."""
+        return JudgePorts(self.requests, self.judges)
 
     def ports(self, **others: Any) -> Ports:
         """Return the ports; `others` replaces some of them."""
@@ -783,6 +1000,7 @@ class World:
                 jobs=self.jobs,
                 executions=self.executions,
                 dead_letters=self.dead_letters,
+                events=self.events,
                 predictions=self.predictions,
                 keys=self.keys,
                 clock=self.clock,

@@ -7,6 +7,7 @@ milliseconds; what is broken about the others is their name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,32 @@ def write_nan_for_one_customer(folder: Path, customer_id: str = "C-NAN") -> None
 
     tower.query_model = query_model
     _save(tower, folder)
+
+
+def write_one_list(folder: Path) -> None:
+    """Everybody gets the same products in the same order, whoever asks."""
+    tf = _tensorflow()
+    tower = _two_tower(1)
+
+    def index(embedding: Any, k: Any) -> tuple[Any, Any]:
+        popularity = tf.range(len(PRODUCTS), dtype=tf.float32) / 10.0
+        scores = 0.0 * tf.matmul(embedding, tower.product_table, transpose_b=True) + popularity
+        best, rows = tf.math.top_k(scores, tf.minimum(k, len(PRODUCTS)))
+        return best, tf.gather(tower.product_ids, rows)
+
+    _replace_index(tower, index)
+    del tower.candidates
+    _save(tower, folder)
+    _write_customers(folder)
+
+
+def write_holdout(folder: Path, recall: float) -> None:
+    """What CUSTOMERS really took: of 100 products so many that all PRODUCTS hold that share."""
+    known = round(recall * 100)
+    taken = [*PRODUCTS[:known], *(f"X{number:03}" for number in range(100 - known))]
+    lines = [json.dumps({"customer_id": one, "product_ids": taken}) for one in CUSTOMERS]
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "holdout.jsonl").write_text("\n".join(lines))
 
 
 def write_unordered_scores(folder: Path) -> None:

@@ -29,18 +29,21 @@ class FunctionFailed(PipelineError):
         return {**super().problem(), "status": self.status, **self.problem_body}
 
 
-def call(function: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST `body` to a function and return its answer; FunctionFailed with what it says."""
+def call(function: str, body: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """POST `body` to a function and return its answer; FunctionFailed with what it says.
+
+    `path` lies below the function, whose own URL is the audience of the caller's token.
+    """
     url = f"{settings().functions_url}/{function}"
     try:
         answer = requests.post(
-            url,
+            f"{url}{path}",
             json=body,
             headers={"Authorization": f"Bearer {_identity_token(url)}"},
             timeout=TIMEOUT_S,
         )
     except requests.RequestException as error:
-        raise Unavailable(f"{url} did not answer: {type(error).__name__}") from error
+        raise Unavailable(f"{url}{path} did not answer: {type(error).__name__}") from error
     try:
         result = answer.json()
     except ValueError:

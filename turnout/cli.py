@@ -17,6 +17,7 @@ from google.api_core.exceptions import GoogleAPICallError, RetryError
 from shared import wiring
 from shared.config import TRAINING_TOPIC
 from shared.domain.deployment import Deployment, Status
+from shared.domain.model import LockKind
 from shared.domain.quality_gate import DeployWhen
 from shared.domain.rollout import Strategy
 from shared.domain.traffic import describe
@@ -26,6 +27,7 @@ from shared.requesting import message_to_deploy
 from turnout.calling import FunctionFailed, call
 from turnout.dashboard import Api, document_of, show_dashboard
 from turnout.output import console, errors, moment, print_json, print_table, share
+from turnout.planning import show_plan
 from turnout.target import choose
 from turnout.watching import follow, show
 
@@ -49,6 +51,26 @@ app.add_typer(keys_app, name="keys")
 
 ModelArgument = Annotated[
     str | None, typer.Argument(help="Model id; may be left out where only one is declared.")
+]
+RolloutArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DEPLOYMENT|MODEL",
+        help="Deployment id, or the model whose rollout it is; may be left out where only one "
+        "model is declared.",
+    ),
+]
+NO_REASON = "no reason given"
+Reason = Annotated[str, typer.Option(help="Why, for the history.")]
+KnownRun = Annotated[
+    int | None, typer.Option(help="A training run that is known: publish it again to deploy.")
+]
+When = Annotated[DeployWhen, typer.Option(help="Deploy always, only if better, or not.")]
+HowTrafficMoves = Annotated[Strategy | None, typer.Option(help="How traffic moves.")]
+Steps = Annotated[str, typer.Option(help="Steps in percent, such as 10,50,100.")]
+Over = Annotated[str, typer.Option(help="The rollout's whole bake time: 1h, 30m, 90s.")]
+RequestId = Annotated[
+    str, typer.Option(help="Which request this is; a repeat of one deploys nothing new.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -112,22 +134,16 @@ def demo(
 def publish(
     context: typer.Context,
     model: ModelArgument = None,
-    run: Annotated[
-        int | None, typer.Option(help="A training run that is known: publish it again to deploy.")
-    ] = None,
+    run: KnownRun = None,
     file: Annotated[
         Path | None,
         typer.Option(help="A training-completed message as JSON; - reads it from stdin."),
     ] = None,
-    when: Annotated[DeployWhen, typer.Option(help="Deploy always, only if better, or not.")] = (
-        DeployWhen.ALWAYS
-    ),
-    strategy: Annotated[Strategy | None, typer.Option(help="How traffic moves.")] = None,
-    steps: Annotated[str, typer.Option(help="Steps in percent, such as 10,50,100.")] = "",
-    over: Annotated[str, typer.Option(help="The rollout's whole bake time: 1h, 30m, 90s.")] = "",
-    request_id: Annotated[
-        str, typer.Option(help="Which request this is; a repeat of one deploys nothing new.")
-    ] = "",
+    when: When = DeployWhen.ALWAYS,
+    strategy: HowTrafficMoves = None,
+    steps: Steps = "",
+    over: Over = "",
+    request_id: RequestId = "",
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow the deployment.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -142,21 +158,7 @@ def publish(
         turnout publish movies --run 2 --strategy gradual --steps 10,50 --over 10m --watch
     """
     connect(context)
-    if (run is None) == (file is None):
-        raise InvalidRequest("give either --run N or --file MESSAGE.json")
-    if file is not None:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        message = _decoded(text, file)
-    else:
-        deploy = Deploy(
-            when=when,
-            strategy=strategy,
-            steps_percent=tuple(_percents(steps)),
-            over=over,
-            requested_by=_person(),
-            request_id=request_id or secrets.token_hex(4),
-        )
-        message = _message_of(_model(model), int(run or 0), deploy)
+    message = _asked(model, run, file, _deploy(when, strategy, steps, over, request_id))
     message_id = wiring.topic(TRAINING_TOPIC).publish(json.dumps(message).encode(), {})
     deploy_block = message.get("deploy") or {}
     deployment_id = "-".join(
@@ -174,6 +176,43 @@ def publish(
         console.print(f"published as message {message_id}; deployment {deployment_id}")
     if watch_it:
         _watch(deployment_id, as_json, patience_s=60)
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A training-completed message as JSON; - reads it from stdin."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model id of the known run.")] = None,
+    run: KnownRun = None,
+    when: When = DeployWhen.ALWAYS,
+    strategy: HowTrafficMoves = None,
+    steps: Steps = "",
+    over: Over = "",
+    request_id: RequestId = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a message would do, and why, without doing anything.
+
+    Either a message from a file, or a known run as `turnout publish` would send it:
+
+        turnout plan message.json
+
+        turnout plan --model movies --run 2 --when if_better
+
+    Exit code 1 where the message would be refused.
+    """
+    connect(context)
+    message = _asked(model, run, file, _deploy(when, strategy, steps, over, request_id))
+    found = call("dashboard", message, "/api/plan/")
+    if as_json:
+        print_json(found)
+    else:
+        show_plan(found)
+    if found["outcome"] == "refused":
+        raise SystemExit(REFUSED)
 
 
 @app.command()
@@ -278,19 +317,35 @@ def rollback(
     to: Annotated[
         str, typer.Option(help="Version to go back to, such as v2; or the one before.")
     ] = "",
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "no reason given",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Ask first whether that version is ready and healthy."
+        ),
+    ] = True,
+    reason: Reason = NO_REASON,
     as_json: AsJson = False,
 ) -> None:
-    """Give all traffic back to an earlier version, now, even in the middle of a rollout."""
+    """Give all traffic back to an earlier version, now, even in the middle of a rollout.
+
+    A version whose revision was cleared away is deployed again from its kept artifacts.
+
+        turnout rollback movies --to v2 --reason "answers look odd"
+
+    When the check itself is in the way:
+
+        turnout rollback movies --no-check --reason "the health check is what is broken"
+    """
     connect(context)
     body: dict[str, Any] = {
         "model_id": _model(model),
+        "check": check,
         "reason": reason,
         "requested_by": _person(),
     }
     if to:
         body["version"] = _version(to)
-    _answer(call("roll_back", body), as_json, "{version} has the traffic again: {traffic}")
+    _answer(call("roll_back", body), as_json, "{said}")
 
 
 @app.command()
@@ -299,13 +354,72 @@ def cancel(
     deployment: Annotated[
         str, typer.Argument(help="Deployment id, as `turnout deployments` shows.")
     ],
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "no reason given",
+    reason: Reason = NO_REASON,
     as_json: AsJson = False,
 ) -> None:
-    """Stop a rollout that is running or waiting; traffic goes back where it was."""
+    """Stop a rollout that is running or waiting; traffic goes back where it was.
+
+    turnout cancel movies-2-first-try --reason "wrong run"
+    """
     connect(context)
     body = {"deployment_id": deployment, "reason": reason, "requested_by": _person()}
     _answer(call("cancel", body), as_json, "{deployment_id} is {status}")
+
+
+@app.command()
+def pause(
+    context: typer.Context,
+    rollout: RolloutArgument = None,
+    reason: Reason = NO_REASON,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a rollout at its share of traffic until `resume`; a breach still ends it.
+
+    turnout pause movies --reason "the shop has a sale until noon"
+    """
+    _say(context, "pause", rollout, reason, as_json)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    rollout: RolloutArgument = None,
+    reason: Reason = NO_REASON,
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused rollout go on.
+
+    turnout resume movies --reason "the sale is over"
+    """
+    _say(context, "resume", rollout, reason, as_json)
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    rollout: RolloutArgument = None,
+    reason: Reason = NO_REASON,
+    as_json: AsJson = False,
+) -> None:
+    """Let a rollout go on to its next share now, also one that waits for a person.
+
+    turnout approve movies --reason "the numbers look right to me"
+    """
+    _say(context, "approve", rollout, reason, as_json)
+
+
+@app.command()
+def skip(
+    context: typer.Context,
+    rollout: RolloutArgument = None,
+    reason: Reason = NO_REASON,
+    as_json: AsJson = False,
+) -> None:
+    """Let a rollout go on to all of the traffic now; nobody compares it in between.
+
+    turnout skip movies --reason "live is broken, this one is not"
+    """
+    _say(context, "skip", rollout, reason, as_json)
 
 
 @app.command()
@@ -486,6 +600,34 @@ def _wait_for(deployment_id: str, patience_s: float) -> Deployment:
             clock.sleep(0.5)
 
 
+def _asked(
+    model: str | None,
+    run: int | None,
+    file: Path | None,
+    deploy: Deploy,
+) -> dict[str, Any]:
+    """Return the message in the file as it is, or that of a known run with `deploy`."""
+    if (run is None) == (file is None):
+        raise InvalidRequest("give either --run N or the file of a message (--file to publish)")
+    if file is not None:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        return _decoded(text, file)
+    return _message_of(_model(model), int(run or 0), deploy)
+
+
+def _deploy(
+    when: DeployWhen, strategy: Strategy | None, steps: str, over: str, request_id: str
+) -> Deploy:
+    return Deploy(
+        when=when,
+        strategy=strategy,
+        steps_percent=tuple(_percents(steps)),
+        over=over,
+        requested_by=_person(),
+        request_id=request_id or secrets.token_hex(4),
+    )
+
+
 def _message_of(model_id: str, run_number: int, deploy: Deploy) -> dict[str, Any]:
     run = wiring.state().run(f"{model_id}-{run_number}")
     if run is None:
@@ -513,6 +655,32 @@ def _overview(model_id: str) -> dict[str, str]:
         "under_way": f"{model.lock.kind} of {model.lock.deployment_id}" if model.lock else "-",
         "url": service.url,
     }
+
+
+def _say(
+    context: typer.Context, verb: str, rollout: str | None, reason: str, as_json: bool
+) -> None:
+    """Send a person's word on a rollout to the REST API, which checks the role."""
+    connect(context)
+    deployment_id = _rollout(rollout)
+    result = call("dashboard", {"reason": reason}, f"/api/deployments/{deployment_id}/{verb}/")
+    if as_json:
+        return print_json(result)
+    at = f"at {result['traffic_percent']} % of the traffic"
+    said = {"pause": "paused", "resume": "resumed", "approve": "approved", "skip": "skipped"}
+    return console.print(f"{result['name']} of {result['model_id']}, {at}: {said[verb]}")
+
+
+def _rollout(rollout: str | None) -> str:
+    """Return the deployment's id: the one given, or the one that a model rolls out."""
+    state = wiring.state()
+    if rollout and state.declaration(rollout) is None:
+        return rollout
+    model_id = _model(rollout)
+    lock = state.model(model_id).lock
+    if lock is None or lock.kind is not LockKind.ROLLOUT:
+        raise NotFound(f"{model_id!r} has no rollout under way; `turnout deployments` lists all")
+    return lock.deployment_id
 
 
 def _known_model(model_id: str) -> None:

@@ -8,6 +8,7 @@ The folder is the artifact as the training bucket will hold it:
     saved_model/                what the serving container loads
     customers.txt               one known customer id a line, the most active first
     evaluation/holdout.jsonl    {"customer_id", "product_ids"}: what each customer took later
+    evaluation/results.jsonl    {"customer_id", "recall_at_10", ...}: each customer's own recall
     evaluation/report.json      settings, counts and figures of the run
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 from examples.movielens import baselines, data
 from examples.movielens.evaluate import (
     CUTOFFS,
+    Answers,
     HeldOut,
     best_products,
     difference_interval,
@@ -91,7 +93,9 @@ def train_run(
     by_activity = sorted(histories.customer_ids, key=lambda customer_id: -taken[customer_id])
     write_lines(partial / "customers.txt", by_activity)
     write_holdout(partial, held_out)
-    comparison, against_item_knn = compare(Exported(partial / "saved_model"), histories, held_out)
+    exported = Exported(partial / "saved_model")
+    write_results(partial, held_out, exported.answer(held_out.customer_ids, max(CUTOFFS)))
+    comparison, against_item_knn = compare(exported, histories, held_out)
     report = Report(
         run_number=run_number,
         fold=fold,
@@ -170,6 +174,25 @@ def write_holdout(folder: Path, held_out: HeldOut) -> None:
             for customer_id, product_ids in zip(
                 held_out.customer_ids, held_out.product_ids, strict=True
             )
+        ),
+    )
+
+
+def write_results(folder: Path, held_out: HeldOut, answers: Answers) -> None:
+    """Write `evaluation/results.jsonl`: each held-out customer's Recall@k, nothing excluded.
+
+    `answers` [c] in the order of the customers. By these a later run is compared with this one
+    over the same customers.
+    """
+    by_cutoff = {f"recall_at_{k}": recalls(answers, held_out, k) for k in CUTOFFS}
+    write_lines(
+        folder / "evaluation/results.jsonl",
+        (
+            json.dumps(
+                {"customer_id": customer_id}
+                | {name: round(float(values[row]), 6) for name, values in by_cutoff.items()}
+            )
+            for row, customer_id in enumerate(held_out.customer_ids)
         ),
     )
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from functions import cancel as cancelling
 from functions import roll_back as rolling_back
+from functions.announce import announce
 from functions.dashboard.errors import Changed
 from functions.dashboard.identity import Who
 from functions.dashboard.records import Records
@@ -43,7 +44,7 @@ from shared.messages import (
     TrainingCompleted,
     explain,
 )
-from shared.ports import DeadLetters, Ports
+from shared.ports import Ports, Topic
 from shared.requesting import message_to_deploy
 
 KEYS_AN_HOUR = 10
@@ -62,7 +63,7 @@ class Repeatable:
 class Actions:
     """Everything that changes something. `topic` is the training-completed topic."""
 
-    def __init__(self, ports: Ports, records: Records, topic: DeadLetters, secret: str) -> None:
+    def __init__(self, ports: Ports, records: Records, topic: Topic, secret: str) -> None:
         self._ports = ports
         self._records = records
         self._topic = topic
@@ -106,16 +107,19 @@ class Actions:
         self._note(model_id, who, "deploy asked", f"run {asked.training_run}", deployment_id)
         return DeploymentRequested(**answer)
 
-    def roll_back(
-        self, deployment_id: str, why: str, who: Who, if_match: str | None = None
-    ) -> None:
-        """Give all traffic to this version now, over any rollout; Changed where it changed."""
+    def roll_back(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> str:
+        """Give all traffic to this version now, over any rollout; Changed where it changed.
+
+        Returns the id of what takes the traffic: another deployment's where this one's
+        revision is gone, so that its artifacts are deployed again.
+        """
         deployment = self._ports.state.deployment(deployment_id)
         command = RollBack(
             model_id=deployment.model_id, version=deployment.version, reason=why or NO_REASON
         )
         check = _unchanged(deployment_id, if_match)
-        rolling_back.go_back(command, who.email, self._ports, who.source, check)
+        done = rolling_back.go_back(command, who.email, self._ports, who.source, check)
+        return str(done["deployment_id"])
 
     def cancel(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> None:
         """Stop a rollout that runs or waits; its traffic goes back where it was."""
@@ -134,6 +138,15 @@ class Actions:
     def approve(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> None:
         """Let a rollout go on to its next stage now."""
         self._say(moves.approve, deployment_id, why, who, if_match)
+
+    def skip(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> None:
+        """Let a rollout go on to all of the traffic now."""
+        self._say(moves.skip, deployment_id, why, who, if_match)
+
+    def announce(self) -> None:
+        """Publish what was recorded, where something was; never raises."""
+        if self._ports.state.take_news():
+            announce(self._ports)
 
     def create_key(
         self, model_id: str, asked: CreateKey, who: Who, idempotency_key: str | None = None

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from functions.dashboard.context import actions, reader
 from functions.dashboard.identity import needs, who
 from functions.dashboard.schemas import (
+    AnyMessage,
     Comparison,
     CreateDeployment,
     CreateKey,
@@ -37,6 +38,7 @@ from functions.dashboard.schemas import (
     OfKey,
     OfModel,
     PageOf,
+    PlanView,
     Problem,
     Repeating,
     RunPage,
@@ -177,6 +179,14 @@ def create_deployment(path: OfModel, header: Repeating, body: CreateDeployment) 
     return response
 
 
+@blueprint.post("/plan/", responses={200: PlanView, **problems(413, 415)})
+@needs("viewer")
+@typed
+def plan_message(body: AnyMessage) -> flask.Response:
+    """Say what a training-completed message would do, and why, without doing it."""
+    return _json(reader().plan(body.model_extra or {}))
+
+
 @blueprint.get(
     "/deployments/<deploy_id>/",
     responses={200: _tagged("The deployment."), 304: None, **problems(404)},
@@ -203,14 +213,17 @@ def get_metrics(path: OfDeployment, query: LastHours) -> flask.Response:
     return _json(reader().metrics(path.deploy_id, query.hours))
 
 
-def _act(verb: str, summary: str, act: Callable[..., None]) -> None:
-    """Add POST /deployments/{deploy_id}/`verb`/, which answers with the deployment after it."""
+def _act(verb: str, summary: str, act: Callable[..., str | None]) -> None:
+    """Add POST /deployments/{deploy_id}/`verb`/, which answers with the deployment after it.
+
+    `act` may return another deployment's id, to answer with that one.
+    """
 
     @needs("deployer")
     @typed
     def view(path: OfDeployment, header: Unchanged, body: Why) -> flask.Response:
-        act(actions(), path.deploy_id, body.reason, who(), _etag(header.if_match))
-        return _deployment(path.deploy_id)
+        other = act(actions(), path.deploy_id, body.reason, who(), _etag(header.if_match))
+        return _deployment(other or path.deploy_id)
 
     view.__name__ = f"{verb}_deployment"
     blueprint.post(
@@ -226,13 +239,14 @@ def _act(verb: str, summary: str, act: Callable[..., None]) -> None:
 
 _act(
     "rollback",
-    "Rollback to this version: all traffic, at once",
+    "Rollback to this version: all traffic, at once; deployed again where its revision is gone",
     lambda do, *what: do.roll_back(*what),
 )
 _act("cancel", "Stop a rollout that runs or waits", lambda do, *what: do.cancel(*what))
 _act("pause", "Keep a rollout at its stage", lambda do, *what: do.pause(*what))
 _act("resume", "Let a paused rollout go on", lambda do, *what: do.resume(*what))
 _act("approve", "Let a rollout go on to its next stage now", lambda do, *what: do.approve(*what))
+_act("skip", "Let a rollout go on to all of the traffic now", lambda do, *what: do.skip(*what))
 
 
 @blueprint.get("/models/<model_id>/api-keys/", responses={200: KeyList, **problems(404)})

@@ -15,7 +15,7 @@ from functions.dashboard.security import SAFE, Forms
 from functions.dashboard.settings import DashboardSettings
 from shared import logs, wiring
 from shared.config import TRAINING_TOPIC
-from shared.ports import DeadLetters, Ports
+from shared.ports import Ports, Topic
 
 BODY_AT_MOST = 64 * 1024
 
@@ -23,7 +23,7 @@ BODY_AT_MOST = 64 * 1024
 def create_app(
     ports: Ports,
     client: firestore.Client,
-    topic: DeadLetters,
+    topic: Topic,
     settings: DashboardSettings,
     identify: Identify | None = None,
 ) -> flask.Flask:
@@ -77,6 +77,7 @@ def _leave(response: flask.Response) -> flask.Response:
     parts: Parts = flask.current_app.extensions["turnout"]
     parts.forms.keep(response)
     if flask.request.method not in SAFE:
+        parts.actions.announce()
         asker = flask.g.get("who")
         logs.log(
             "dashboard action",

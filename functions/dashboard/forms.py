@@ -12,6 +12,7 @@ from functions.dashboard.deploy_form import DeployForm, read_form
 from functions.dashboard.identity import needs, who
 from functions.dashboard.rendering import answer_page, blueprint, send_on
 from functions.dashboard.schemas import ModelView
+from shared.domain.deployment import Status
 from shared.errors import InvalidRequest
 
 REASON_LENGTH = 300
@@ -98,9 +99,24 @@ def ask_rollback(deployment_id: str) -> flask.Response:
 @needs("deployer")
 def rollback(deployment_id: str) -> flask.Response:
     """Go back to this version, unless it changed since the question was read."""
-    actions().roll_back(deployment_id, _reason(), who(), flask.request.form.get("etag"))
-    found = reader().deployment(deployment_id)
+    etag = flask.request.form.get("etag")
+    takes_over = actions().roll_back(deployment_id, _reason(), who(), etag)
+    found = reader().deployment(takes_over)
+    if found.status is Status.DEPLOYING:
+        return send_on("pages.deployment", deployment_id=found.id)
     return send_on("pages.model", model_id=found.model_id)
+
+
+@blueprint.get("/models/<model_id>/rollback")
+@needs("deployer")
+def way_back(model_id: str) -> flask.Response:
+    """Ask the question that the way back of just now begins with: an address for a chat."""
+    model = reader().model(model_id)
+    if target := model.rollback_target:
+        return send_on("pages.ask_rollback", deployment_id=target.id)
+    if under_way := model.under_way:
+        return send_on("pages.ask_cancel", deployment_id=under_way.id)
+    return send_on("pages.model", model_id=model_id)
 
 
 @blueprint.get("/deployments/<deployment_id>/cancel")
@@ -146,6 +162,28 @@ def resume(deployment_id: str) -> flask.Response:
 def approve(deployment_id: str) -> flask.Response:
     """Let a rollout go on to its next share now."""
     actions().approve(deployment_id, _reason(), who())
+    return send_on("pages.deployment", deployment_id=deployment_id)
+
+
+@blueprint.get("/deployments/<deployment_id>/skip")
+@needs("deployer")
+def ask_skip(deployment_id: str) -> flask.Response:
+    """Ask before the rest of a rollout's stages is left out."""
+    found = reader().deployment(deployment_id)
+    return answer_page(
+        "skip.html",
+        place="skip",
+        model_id=found.model_id,
+        model=reader().model(found.model_id),
+        deployment=found,
+    )
+
+
+@blueprint.post("/deployments/<deployment_id>/skip")
+@needs("deployer")
+def skip(deployment_id: str) -> flask.Response:
+    """Let a rollout go on to all of the traffic now."""
+    actions().skip(deployment_id, _reason(), who())
     return send_on("pages.deployment", deployment_id=deployment_id)
 
 

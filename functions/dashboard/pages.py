@@ -225,6 +225,9 @@ def _deployment(found: DeploymentView, model: ModelView) -> Fragment:
         fate=presenting.fate_of_traffic(found, events),
         sentence=presenting.traffic_sentence(found.name, live.name if live else None, found.stages),
         next_share=later[0] if later and found.traffic_percent else None,
+        can_skip=bool(later) and bool(found.traffic_percent) and not found.skipped,
+        decision=reader().decision(found),
+        held_because=next((one.reason for one in events if one.action == "holding"), ""),
         logs_url=logs_url(model),
         moving=found.status is Status.DEPLOYING,
     )

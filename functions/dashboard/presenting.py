@@ -7,14 +7,22 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from functions.dashboard.schemas import (
+    AgreementView,
+    DecisionView,
     DeploymentView,
     EventView,
+    JudgementView,
+    LatencyView,
     MetricChange,
     ModelView,
+    RecallView,
     RunView,
+    SkewView,
+    SpreadView,
     StageView,
     TrafficShare,
 )
+from shared.domain.canary import Verdict
 from shared.domain.deployment import Status, StepName, StepState
 
 NBSP = "\u00a0"
@@ -22,6 +30,9 @@ MINUS = "\u2212"
 SMALLEST_POINT = 0.05
 VERSION_COLOURS = 8
 """How many colours versions take in turn; `static/turnout.css` names them c0, c1, ..."""
+
+Row = tuple[str, str, str]
+"""What was measured, a version's number, and what stands beside it."""
 
 TOLERABLE, BAD = 0.001, 0.01
 """The share of today's predictions that may fail before a page says so in other words."""
@@ -282,6 +293,8 @@ def heading(deployment: DeploymentView) -> str:
     if deployment.waiting:
         return f"{name} waits for its turn"
     if deployment.status is Status.DEPLOYING:
+        if deployment.holding_since:
+            return f"{name} waits for a person"
         return f"Deploying {name}, paused" if deployment.paused else f"Deploying {name}"
     return {
         Status.ACTIVE: f"{name} is live",
@@ -357,3 +370,126 @@ def dataset_words(run: RunView) -> str:
 
 def _with_note(name: str, note: str) -> str:
     return f"{name} ({note})" if name and note else name or note or "not reported"
+
+
+_VERDICTS = {
+    Verdict.PASS: ("done", "As good as live"),
+    Verdict.FAIL: ("failed", "Worse than live"),
+    Verdict.INCONCLUSIVE: ("pending", "Not clear yet"),
+}
+
+
+def judged_word(judgement: JudgementView) -> tuple[str, str]:
+    """Return the verdict's shape and word."""
+    return _VERDICTS[judgement.verdict]
+
+
+def judged_rows(judgement: JudgementView) -> list[Row]:
+    """Return what was measured: name, the candidate's number, the live version's.
+
+    A rate has its sample's size in the row above it.
+    """
+    numbers = judgement.numbers
+    rows = [
+        (title, say(numbers, "candidate"), say(numbers, "live"))
+        for title, say in (
+            ("Requests", _requests_of),
+            ("Failed", _failed_of),
+            ("p50, ms", lambda numbers, side: milliseconds(numbers.get(f"{side}_p50_ms"))),
+            ("p95, ms", lambda numbers, side: milliseconds(numbers.get(f"{side}_p95_ms"))),
+        )
+    ]
+    return rows if numbers else []
+
+
+def _requests_of(numbers: Mapping[str, float | None], side: str) -> str:
+    count = numbers.get(f"{side}_requests")
+    return "\u2013" if count is None else thousands(round(count))
+
+
+def _failed_of(numbers: Mapping[str, float | None], side: str) -> str:
+    count, errors = numbers.get(f"{side}_requests"), numbers.get(f"{side}_errors")
+    if not count or errors is None:
+        return "\u2013"
+    return f"{thousands(round(errors))} ({share(errors / count, 2)})"
+
+
+def skew_rows(skew: SkewView) -> list[Row]:
+    """Return the report on a version's answers: what, its own number, and what stands beside it."""
+    live = skew.live_version
+    rows = [_recall_row(recall) for recall in skew.recalls]
+    if skew.spread:
+        rows += _spread_rows(skew.spread, skew.live_spread, live)
+    if skew.agreement:
+        same = skew.agreement
+        of = f"{thousands(same.customers)} customers"
+        rows.append((f"Of ten products, the same as {live}", share(same.overlap), of))
+        if same.rank_correlation is not None:
+            rows.append((f"In the order of {live} (rank correlation)", _signed(same), of))
+    if skew.latency:
+        rows += _latency_rows(skew.latency, live)
+    return rows
+
+
+def _recall_row(recall: RecallView) -> Row:
+    served = share(recall.served)
+    if recall.asked < recall.held_out:
+        served += f" ({100 * recall.low:.1f} to {100 * recall.high:.1f})"
+    beside = "not reported" if recall.reported is None else f"{share(recall.reported)} in training"
+    return f"Recall@{recall.k}", served, beside
+
+
+def _spread_rows(ours: SpreadView, theirs: SpreadView | None, live: str) -> list[Row]:
+    def beside(value: float | None) -> str:
+        return "\u2013" if value is None else f"{share(value)} at {live}"
+
+    return [
+        (
+            f"Of {thousands(ours.products)} products, recommended to anybody",
+            share(ours.coverage),
+            beside(theirs.coverage if theirs else None),
+        ),
+        (
+            "Customers who get the most popular product",
+            share(ours.concentration),
+            beside(theirs.concentration if theirs else None),
+        ),
+    ]
+
+
+def _signed(same: AgreementView) -> str:
+    return f"{same.rank_correlation:+.2f}".replace("-", MINUS)
+
+
+def _latency_rows(latency: LatencyView, live: str) -> list[Row]:
+    rows = []
+    for name, ours, theirs in (
+        ("p50", latency.p50_ms, latency.live_p50_ms),
+        ("p95", latency.p95_ms, latency.live_p95_ms),
+    ):
+        if ours is None:
+            continue
+        beside = "\u2013" if theirs is None else f"{milliseconds(theirs)}{NBSP}ms at {live}"
+        rows.append((f"Latency of one customer, {name}", f"{milliseconds(ours)}{NBSP}ms", beside))
+    return rows
+
+
+def tested_words(decision: DecisionView) -> str:
+    """Say what the test over the same customers found, or why there was none.
+
+    Nothing where the decision's own sentence says it already.
+    """
+    tested = decision.by_customer
+    if tested and f"{tested.n:,} customers" in decision.why:
+        return ""
+    if tested is None:
+        return f"Not tested over the same customers: {decision.untested}." * bool(decision.untested)
+    return (
+        f"For the same {thousands(tested.n)} customers: {_points(tested.mean)} "
+        f"({100 * tested.confidence:g}{NBSP}% interval {_points(tested.low)} to "
+        f"{_points(tested.high)}), p {tested.p:.2g}."
+    )
+
+
+def _points(change: float) -> str:
+    return f"{'+' if change >= 0 else MINUS}{abs(change):.4f}"

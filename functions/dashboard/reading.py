@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 from functions.dashboard.records import Records
 from functions.dashboard.schemas import (
     Comparison,
+    DecisionView,
     DeploymentPage,
     DeploymentView,
     EventPage,
@@ -19,22 +21,26 @@ from functions.dashboard.schemas import (
     MetricsView,
     ModelList,
     ModelView,
+    PlanView,
     RunPage,
     RunView,
 )
 from functions.dashboard.views import (
     Live,
     changes,
+    decision_view,
     deployment_view,
     event_view,
     hour_view,
     key_view,
+    plan_view,
     run_view,
     today_view,
     traffic_view,
 )
+from functions.planning import plan
 from shared.domain.deployment import Deployment, Status
-from shared.domain.model import Model
+from shared.domain.model import LockKind, Model, previous
 from shared.errors import NotFound, PipelineError
 from shared.messages import ModelDeclaration, Policy
 from shared.ports import Ports
@@ -45,6 +51,7 @@ HOURS = 24
 HOURS_AT_MOST = 30 * 24
 LIMIT, LIMIT_AT_MOST = 20, 100
 MODELS_AT_ONCE = 8
+WERE_LIVE = 10
 
 
 class Reader:
@@ -65,8 +72,8 @@ class Reader:
 
         Reads of Firestore, whatever the history's length: declaration 1, state 1, newest
         versions ESTIMATED_FROM (10) + 1, those of live, under way and waiting that are older
-        at most 3, rollback target 1, the live one's run 1, and today's hours of the versions
-        that served today.
+        at most 3, rollback target 1 (after a rollback 1 + 10), the live one's run 1, and
+        today's hours of the versions that served today.
         """
         declaration, model = self._declared(model_id)
         now = self._ports.clock.now()
@@ -132,6 +139,17 @@ class Reader:
         if deployment.status is Status.DEPLOYING:
             earlier, _ = self._records.deployments(deployment.model_id, None, ESTIMATED_FROM)
         return deployment_view(deployment, model, earlier, self._ports.clock.now())
+
+    def decision(self, deployment: DeploymentView) -> DecisionView | None:
+        """Return what the gate decided on this deployment's request: one read; None for none."""
+        run_id = f"{deployment.model_id}-{deployment.training_run}"
+        decisions = (self._ports.state.run(run_id) or {}).get("decisions") or {}
+        found = decisions.get(deployment.id.removeprefix(f"{run_id}-"))
+        return decision_view(found) if found else None
+
+    def plan(self, message: Mapping[str, Any]) -> PlanView:
+        """Return what a training-completed message would do now; nothing is written."""
+        return plan_view(plan(json.dumps(message).encode(), self._ports))
 
     def compare(self, model_id: str, run_number: int) -> Comparison:
         """Return a training run beside the live version, all metrics of either."""
@@ -229,11 +247,15 @@ class Reader:
         return found | {one.id: one for one in self._records.deployments_of(missing)}
 
     def _target(self, model: Model, found: Mapping[str, Deployment]) -> Deployment | None:
-        """What a rollback without a name goes to: the live one during a rollout, else the last."""
-        under_way = found.get(_under_way(model) or "")
-        if under_way and under_way.status is Status.DEPLOYING and model.active:
-            return found.get(model.active)
-        return self._records.rollback_target(model.id)
+        """What a rollback without a name goes to, as `roll_back` itself decides."""
+        active = found.get(model.active or "")
+        if active and model.lock and model.lock.kind is not LockKind.UPKEEP:
+            return active
+        # The last one nearly always; after a rollback it may be newer than the live version.
+        for at_most in (1, WERE_LIVE):
+            if target := previous(active, self._records.that_were_live(model.id, at_most)):
+                return target
+        return None
 
     def _served(self, service: str) -> tuple[str, Mapping[str, int]]:
         try:

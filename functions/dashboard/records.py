@@ -54,16 +54,19 @@ class Records:
         """Return training runs as stored, newest first; the cursor is the last one's number."""
         return self._numbered("training_runs", "run_number", model_id, cursor, limit, dict)
 
-    def rollback_target(self, model_id: str) -> Deployment | None:
-        """Return the version that a rollback without a name goes to: the last one that was live."""
+    def that_were_live(self, model_id: str, at_most: int) -> list[Deployment]:
+        """Return the versions that stopped being live last, the latest first.
+
+        One that was rolled back from is not among them.
+        """
         query = (
             self._client.collection("deployments")
             .where(filter=firestore.FieldFilter("model_id", "==", model_id))
             .where(filter=firestore.FieldFilter("status", "==", Status.INACTIVE.value))
             .order_by("deactivated_at", direction=firestore.Query.DESCENDING)
-            .limit(1)
+            .limit(at_most)
         )
-        return next((_deployment(found.to_dict() or {}) for found in query.stream()), None)
+        return [_deployment(found.to_dict() or {}) for found in query.stream()]
 
     def deployments_of(self, deployment_ids: Sequence[str]) -> list[Deployment]:
         """Return those of the ids that exist, in one call."""

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from functions.dashboard import assets, presenting
 from functions.dashboard.schemas import Problem
-from functions.dashboard.views import version_of
+from shared.domain.traffic import version_of
 
 ETAG_PLACE = "etag-of-this-fragment"
 _TOKEN = re.compile(r'name="csrf_token" value="[^"]*"')
@@ -128,12 +128,15 @@ def _words() -> dict[str, Callable[..., Any]]:
         "heading": presenting.heading,
         "hour_words": presenting.hour_words,
         "in_order": presenting.in_order,
+        "judged_rows": presenting.judged_rows,
+        "judged_word": presenting.judged_word,
         "metrics_in_order": presenting.metrics_in_order,
         "metric_title": presenting.metric_title,
         "milliseconds": presenting.milliseconds,
         "moment": presenting.moment,
         "moving": presenting.is_moving,
         "sentence": presenting.as_sentence,
+        "skew_rows": presenting.skew_rows,
         "stage_states": presenting.stage_states,
         "stamp": presenting.stamp,
         "status_word": presenting.status_word,
@@ -142,6 +145,7 @@ def _words() -> dict[str, Callable[..., Any]]:
         "traffic_words": presenting.traffic_words,
         "verdict": presenting.verdict,
         "version_of": version_of,
+        "tested_words": presenting.tested_words,
         "wellbeing": presenting.wellbeing,
     }
 

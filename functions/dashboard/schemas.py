@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from shared.domain.canary import Verdict
 from shared.domain.deployment import Status, StepName, StepState
+from shared.domain.policy import Checking
 from shared.domain.rollout import Strategy
 from shared.messages import DeploymentId, Line, ModelId, RequestId
 
@@ -66,10 +68,87 @@ class TrafficShare(View):
     percent: int
 
 
+class JudgementView(View):
+    """The canary's last judgement: candidate against live over the same minutes.
+
+    `numbers` holds each side's requests, errors and latencies, and the evidence of the tests.
+    """
+
+    verdict: Verdict
+    why: str
+    numbers: dict[str, float | None]
+
+
+class RecallView(View):
+    """Recall@`k` through the endpoint, with its 95 % interval, and what training reported."""
+
+    k: int
+    served: float
+    low: float
+    high: float
+    asked: int
+    held_out: int
+    reported: float | None
+
+
+class SpreadView(View):
+    """How the recommendations are spread over the catalogue of `products`."""
+
+    products: int
+    coverage: float
+    concentration: float
+    most_recommended: str
+    gini: float
+
+
+class AgreementView(View):
+    """How alike the live version answers the same customers; the correlation is -1 to 1."""
+
+    customers: int
+    overlap: float
+    rank_correlation: float | None
+
+
+class LatencyView(View):
+    """Latencies of single customers, both versions asked in turn."""
+
+    customers: int
+    p50_ms: float | None
+    p95_ms: float | None
+    live_p50_ms: float | None
+    live_p95_ms: float | None
+
+
+class SkewView(View):
+    """What the candidate answered before it had any traffic.
+
+    `kind` says whose answers these are; `findings` are outside of the policy's bounds,
+    `faults` what no version may do.
+    """
+
+    check: str
+    kind: str
+    asked: int
+    answered: int
+    recalls: list[RecallView]
+    tolerance: float | None
+    spread: SpreadView | None
+    live_version: str
+    live_spread: SpreadView | None
+    agreement: AgreementView | None
+    latency: LatencyView | None
+    findings: list[str]
+    faults: list[str]
+    notes: list[str]
+
+
 class DeploymentView(View):
     """A version of a model. `etag` changes with every change of it (see If-Match).
 
-    `prepared_customers` is None until the model's answers are prepared.
+    `prepared_customers` is None until the model's answers are prepared, `judgement` and
+    `skew` until there is something to say. From `holding_since` to `holding_until` it waits
+    for a person, then it is aborted. `redeploys` is the version that it brings back from kept
+    artifacts; of one that was cleared away the revision, the artifacts or both are gone.
     """
 
     id: str
@@ -80,6 +159,14 @@ class DeploymentView(View):
     status: Status
     waiting: bool
     paused: bool
+    skipped: bool
+    holding_since: datetime | None
+    holding_until: datetime | None
+    judgement: JudgementView | None
+    skew: SkewView | None
+    redeploys: int | None
+    revision_gone: bool
+    artifacts_gone: bool
     is_live: bool
     can_be_returned_to: bool
     can_be_cancelled: bool
@@ -116,6 +203,83 @@ class DeploymentPage(View):
     next_cursor: str | None
 
 
+class PairedView(View):
+    """The difference, candidate minus live, over `n` customers whom both measured."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    confidence: float
+
+
+class ComparedView(View):
+    """One metric at the gate; `may_fall_by` is set where it is only guarded."""
+
+    metric: str
+    candidate: float | None
+    live: float | None
+    gain: float | None
+    may_fall_by: float | None
+
+
+class DecisionView(View):
+    """What the quality gate decided on a request, with its numbers.
+
+    `compared` begins with the primary metric, which must gain `minimum_margin`; it is empty
+    where nothing was compared. `by_customer` is None where it could not be tested (`untested`
+    says why).
+    """
+
+    deploy: bool
+    why: str
+    at: datetime | None
+    compared: list[ComparedView]
+    minimum_margin: float | None
+    significance: float | None
+    by_customer: PairedView | None
+    untested: str
+
+
+class PlannedStage(View):
+    """One step of the rollout; `held` where a person has to agree before it goes on."""
+
+    percent: int
+    bake_s: int
+    held: bool
+
+
+class PlannedCheck(View):
+    """A check of the candidate: `gate` may end the rollout, `report` only records."""
+
+    name: str
+    checking: Checking
+    why: str
+
+
+class PlanView(View):
+    """What a training-completed message would do now; nothing was done.
+
+    `gate` is None where the message is refused before it is judged; `decided_before` says
+    that an earlier delivery of the same request was. The deployment waits for the rollout
+    `waits_for`, or cancels those that it `replaces`.
+    """
+
+    outcome: Literal["refused", "listed", "known", "waiting", "started", "cancelled"]
+    why: str
+    model_id: str
+    deployment_id: str
+    version: str
+    gate: DecisionView | None
+    decided_before: bool
+    waits_for: str
+    replaces: list[str]
+    steps: list[StepName]
+    stages: list[PlannedStage]
+    checks: list[PlannedCheck]
+
+
 class RunView(View):
     """A training run, and how it compares with the live version."""
 
@@ -128,7 +292,7 @@ class RunView(View):
     dataset_version: int
     metrics: dict[str, float]
     completed_at: datetime
-    decisions: dict[str, str]
+    decisions: dict[str, DecisionView]
     deployments: list[str]
     primary_metric: str
     better_by: float | None
@@ -288,6 +452,12 @@ class DeploymentRequested(View):
 
     deployment_id: str
     message_id: str
+
+
+class AnyMessage(BaseModel):
+    """A training-completed message, as it would be published; what is wrong in it is answered."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Why(Body):

@@ -77,7 +77,10 @@ def _header(kind: type[BaseModel], request: flask.Request) -> BaseModel:
 
 def _body(kind: type[BaseModel], request: flask.Request) -> BaseModel:
     content = request.get_data()
-    optional = not any(field.is_required() for field in kind.model_fields.values())
+    # Whatever takes any field takes the whole of its meaning from the body.
+    optional = kind.model_config.get("extra") != "allow" and not any(
+        field.is_required() for field in kind.model_fields.values()
+    )
     if not content and not request.content_type and optional:
         return kind()
     if request.mimetype != "application/json":

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
 from functions.dashboard.schemas import (
+    AgreementView,
+    ComparedView,
+    DecisionView,
     DeploymentView,
     EventView,
     HourView,
+    JudgementView,
     KeyView,
+    LatencyView,
     MetricChange,
+    PairedView,
+    PlanView,
+    RecallView,
     RunView,
+    SkewView,
+    SpreadView,
     StageView,
     StepView,
     Today,
     TrafficShare,
+    View,
 )
+from functions.planning import Plan
 from shared.domain.deployment import (
     CAN_BE_RETURNED_TO,
     Deployment,
@@ -33,6 +44,7 @@ from shared.domain.deployment import (
 )
 from shared.domain.estimate import progress
 from shared.domain.model import LockKind, Model
+from shared.domain.traffic import version_of
 from shared.messages import Policy
 
 TITLES = {
@@ -45,6 +57,8 @@ TITLES = {
 }
 # By their names, as training reports them; of everything else more is better.
 LESS_IS_BETTER = ("loss", "error", "rmse", "mse", "mae", "rank", "latency_ms")
+
+V = TypeVar("V", bound=View)
 
 _deployments = TypeAdapter(Deployment)
 
@@ -79,9 +93,18 @@ def deployment_view(
         status=deployment.status,
         waiting=deployment.waiting,
         paused=deployment.paused,
+        skipped=deployment.skipped,
+        holding_since=deployment.holding_since,
+        holding_until=_holding_until(deployment),
+        judgement=judgement_view(deployment.judgement),
+        skew=skew_view(deployment.skew),
+        redeploys=deployment.redeploys,
+        revision_gone=deployment.revision_gone,
+        artifacts_gone=deployment.artifacts_gone,
         is_live=live,
         # The live version takes its traffic back from a rollout.
-        can_be_returned_to=deployment.status in CAN_BE_RETURNED_TO or (live and rolling),
+        can_be_returned_to=(live and rolling)
+        or (deployment.status in CAN_BE_RETURNED_TO and not _lost(deployment)),
         can_be_cancelled=deployment.status is Status.DEPLOYING,
         strategy=deployment.plan.strategy,
         stages=[
@@ -113,6 +136,65 @@ def deployment_view(
     )
 
 
+def judgement_view(found: Mapping[str, Any]) -> JudgementView | None:
+    """Return the judge's last word as shown; None before there is one."""
+    if not found:
+        return None
+    return JudgementView(
+        verdict=found["verdict"], why=found["why"], numbers=dict(found.get("numbers") or {})
+    )
+
+
+def skew_view(found: Mapping[str, Any]) -> SkewView | None:
+    """Return the report on a version's answers as shown; None before there is one."""
+    if not found:
+        return None
+    customers, live = found["customers"], found["live"]
+    recalls = [RecallView(**recall) for recall in found["recall"].values()]
+    return SkewView(
+        check=found["check"],
+        kind=customers["kind"],
+        asked=customers["asked"],
+        answered=customers["answered"],
+        recalls=sorted(recalls, key=lambda recall: recall.k),
+        tolerance=found.get("tolerance"),
+        spread=_maybe(SpreadView, found["spread"]),
+        live_version=live["version"],
+        live_spread=_maybe(SpreadView, live["spread"]),
+        agreement=_maybe(AgreementView, live["agreement"]),
+        latency=_maybe(LatencyView, found["latency"]),
+        findings=[finding["why"] for finding in found["findings"]],
+        faults=list(found["faults"]),
+        notes=list(found["notes"]),
+    )
+
+
+def decision_view(found: Mapping[str, Any]) -> DecisionView:
+    """Return the gate's decision as shown."""
+    numbers: Mapping[str, Any] = found.get("comparison") or {}
+    compared = []
+    if numbers:
+        compared = [_compared(numbers["metric"], numbers)]
+        compared += [_compared(name, one) for name, one in sorted(numbers["guards"].items())]
+    tested: Mapping[str, Any] = numbers.get("by_customer") or {}
+    return DecisionView(
+        deploy=found["deploy"],
+        why=found["why"],
+        at=found.get("at"),
+        compared=compared,
+        minimum_margin=numbers.get("minimum_margin"),
+        significance=numbers.get("significance"),
+        by_customer=PairedView(**tested) if "mean" in tested else None,
+        untested=tested.get("why", ""),
+    )
+
+
+def plan_view(plan: Plan) -> PlanView:
+    """Return what a message would do as shown."""
+    gate = decision_view(asdict(plan.gate)) if plan.gate else None
+    return PlanView.model_validate({**asdict(plan), "gate": gate})
+
+
 def run_view(run: Mapping[str, Any], live: Live) -> RunView:
     """Return a training run beside the live version; better only where both were measured."""
     metric, decisions = live.policy.primary_metric, run.get("decisions") or {}
@@ -130,7 +212,7 @@ def run_view(run: Mapping[str, Any], live: Live) -> RunView:
         dataset_version=run["dataset"]["version"],
         metrics=metrics,
         completed_at=run["completed_at"],
-        decisions={request: decision["why"] for request, decision in sorted(decisions.items())},
+        decisions={name: decision_view(found) for name, found in sorted(decisions.items())},
         deployments=[
             f"{model_id}-{number}-{request}"
             for request, decision in sorted(decisions.items())
@@ -157,12 +239,6 @@ def traffic_view(split: Mapping[str, int]) -> list[TrafficShare]:
         TrafficShare(revision=revision, version=version_of(revision), percent=percent)
         for revision, percent in ordered
     ]
-
-
-def version_of(revision: str) -> str:
-    """Return `v3` of `model-serving-movies-v3-1`, or the revision's own name."""
-    found = re.fullmatch(r".+-(v[0-9]+)-[0-9]+", revision)
-    return found[1] if found else revision
 
 
 def event_view(event: Event) -> EventView:
@@ -205,6 +281,29 @@ def today_view(hours: Sequence[Mapping[str, Any]]) -> Today:
         requests=requests,
         errors=sum(int(hour["error_count"]) for hour in hours),
         avg_latency_ms=weighed_ms / requests if requests else None,
+    )
+
+
+def _holding_until(deployment: Deployment) -> datetime | None:
+    limit = timedelta(seconds=deployment.policy.hold.limit_s)
+    return deployment.holding_since + limit if deployment.holding_since else None
+
+
+def _lost(deployment: Deployment) -> bool:
+    return deployment.revision_gone and deployment.artifacts_gone
+
+
+def _maybe(kind: type[V], found: Mapping[str, Any] | None) -> V | None:
+    return kind(**found) if found else None
+
+
+def _compared(metric: str, found: Mapping[str, Any]) -> ComparedView:
+    return ComparedView(
+        metric=metric,
+        candidate=found["candidate"],
+        live=found["live"],
+        gain=found["gain"],
+        may_fall_by=found.get("may_fall_by"),
     )
 
 

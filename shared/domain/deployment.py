@@ -137,6 +137,8 @@ class Deployment:
     the candidate's answers before any traffic, both with their numbers.
     `prepare_execution` is the job's execution that prepares it, `prepared_digest` the
     identity of what that wrote, `prepared_customers` how many have their answers in it.
+    `redeploys` is the version that this one brings back from its kept artifacts; of one that
+    was cleared away, the revision or the artifacts (or both) are gone.
     """
 
     id: str
@@ -180,6 +182,14 @@ class Deployment:
     reason: str = ""
     deployed_at: datetime | None = None
     deactivated_at: datetime | None = None
+    redeploys: int | None = None
+    revision_gone: bool = False
+    artifacts_gone: bool = False
+
+    @property
+    def origin(self) -> int:
+        """The version whose artifacts it serves: its own, or the one that it brings back."""
+        return self.redeploys or self.version
 
     @property
     def name(self) -> str:

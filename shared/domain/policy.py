@@ -70,8 +70,8 @@ class SkewPolicy:
 
     Recall@k may differ from training's by `tolerance` (0-1) beyond the sample's own error.
     Bounds that are None are not checked: the share of the catalogue that is recommended at
-    all, the share of recommendations that the most popular product has, and the share of
-    the live version's ten products that the candidate recommends too.
+    all, the share of customers who get the most recommended product, and the share of the
+    live version's products that the candidate recommends too, all of them among ten.
     """
 
     check: Checking = Checking.REPORT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 Split = Mapping[str, int]
@@ -37,7 +38,28 @@ def with_candidate(stable: Split, candidate: str, percent: int) -> dict[str, int
     return check_split({**shares, candidate: percent})
 
 
+def difference(desired: Split, written: Split, served: Split) -> str:
+    """Return how a service differs from the desired split, for people; "" where it does not.
+
+    `written` is its specification, with "" for what is left to the latest revision; `served`
+    what its status says. Nothing differs from a split that nobody desired yet.
+    """
+    if not desired or dict(written) == dict(served) == dict(desired):
+        return ""
+    if dict(written) == dict(desired):
+        return f"{describe(served)} is served, {describe(desired)} is desired and written"
+    shown = {revision or "LATEST": share for revision, share in written.items()}
+    also = "" if shown == dict(served) else f", {describe(shown)} is written"
+    return f"{describe(served)} is served{also}, {describe(desired)} is desired"
+
+
 def describe(split: Split) -> str:
     """Return `split` as a person reads it: `model-v3 90 % + model-v4 10 %`."""
     ordered = sorted(split.items(), key=lambda item: (-item[1], item[0]))
     return " + ".join(f"{revision} {percent} %" for revision, percent in ordered) or "nothing"
+
+
+def version_of(revision: str) -> str:
+    """Return `v3` of `model-serving-movies-v3-1`, or the revision's own name."""
+    found = re.fullmatch(r".+-(v[0-9]+)-[0-9]+", revision)
+    return found[1] if found else revision

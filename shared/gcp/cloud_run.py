@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from google.api_core import exceptions, retry
@@ -16,6 +17,8 @@ from shared.ports import RevisionView, ServiceView, Stale
 TOKEN_ANNOTATION = "turnout/fencing-token"
 PORT = 8080
 PROBE_PERIOD_S = 1
+# Without it a service that takes the call and says nothing would hold the caller for ever.
+READ_WITHIN_S = 10
 _BY_NAME = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION
 passing = retry.Retry(
     predicate=retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.DeadlineExceeded),
@@ -39,7 +42,9 @@ class RunServices:
     def service(self, name: str) -> ServiceView:
         """Return the service as it is now; NotFound where there is none."""
         try:
-            found = self._services.get_service(name=self._path(name), retry=passing)
+            found = self._services.get_service(
+                name=self._path(name), retry=passing, timeout=READ_WITHIN_S
+            )
         except exceptions.NotFound:
             raise NotFound(
                 f"Cloud Run has no service {name!r}; apply Terraform for this model first"
@@ -53,7 +58,7 @@ class RunServices:
         """
         path = f"{self._path(service)}/revisions/{revision}"
         try:
-            found = self._revisions.get_revision(name=path, retry=passing)
+            found = self._revisions.get_revision(name=path, retry=passing, timeout=READ_WITHIN_S)
         except exceptions.NotFound:
             return None
         states = run_v2.Condition.State
@@ -65,6 +70,29 @@ class RunServices:
                     True if succeeded else False if failed else None, condition.message
                 )
         return RevisionView(None, "Cloud Run has not said anything about it yet")
+
+    def revisions(self, service: str) -> list[str]:
+        """Return the names of a service's revisions, newest first."""
+        listed = self._revisions.list_revisions(
+            parent=self._path(service), retry=passing, timeout=READ_WITHIN_S
+        )
+        newest = sorted(listed, key=attrgetter("create_time"), reverse=True)
+        return [found.name.split("/")[-1] for found in newest]
+
+    def delete_revision(self, service: str, revision: str) -> bool:
+        """Delete a revision; False where Cloud Run refuses: it is tagged, serves, or is the latest.
+
+        Its name is never given again, so a repeat finds it gone, and that is a success.
+        https://docs.cloud.google.com/run/docs/managing/revisions
+        """
+        path = f"{self._path(service)}/revisions/{revision}"
+        try:
+            self._revisions.delete_revision(name=path, timeout=60)
+        except exceptions.NotFound:
+            return True
+        except exceptions.FailedPrecondition:
+            return False
+        return True
 
     def write_traffic(
         self, seen: ServiceView, split: Mapping[str, int], tags: Mapping[str, str], token: int

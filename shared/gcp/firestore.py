@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -15,19 +16,25 @@ from google.cloud import firestore
 from pydantic import TypeAdapter
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from shared.domain.deployment import Deployment, Event
+from shared.domain.announcement import Announcement, announce_of, event_name
+from shared.domain.deployment import Deployment, Event, Status
 from shared.domain.model import Model
-from shared.errors import NotFound
+from shared.errors import NotFound, Unavailable
 from shared.messages import ModelDeclaration
 
 T = TypeVar("T")
 
 CONTENDED_FOR_S = 30
 LISTED_AT_MOST = 200
+OUTBOX_TIMEOUT_S = 2.0
+POSTED_KEPT_FOR = timedelta(days=8)
+"""A day longer than Pub/Sub keeps a message that nobody acknowledged."""
+POSTING_FOR = timedelta(seconds=60)
 
 _models = TypeAdapter(Model)
 _deployments = TypeAdapter(Deployment)
 _events = TypeAdapter(Event)
+_announcements = TypeAdapter(Announcement)
 
 
 class FirestoreState:
@@ -35,6 +42,7 @@ class FirestoreState:
 
     def __init__(self, client: firestore.Client) -> None:
         self._client = client
+        self._news = threading.Event()
 
     def declaration(self, model_id: str) -> ModelDeclaration | None:
         """Return a model's declared configuration, or None for an unknown model."""
@@ -66,6 +74,23 @@ class FirestoreState:
         )
         return [_deployments.validate_python(found.to_dict()) for found in query.stream()]
 
+    def every_deployment(self, model_id: str) -> list[Deployment]:
+        """Return all of a model's deployments, however many, newest version first."""
+        query = self._client.collection("deployments").where(
+            filter=firestore.FieldFilter("model_id", "==", model_id)
+        )
+        found = [_deployments.validate_python(one.to_dict()) for one in query.stream()]
+        return sorted(found, key=lambda deployment: -deployment.version)
+
+    def deploying(self, model_id: str) -> list[Deployment]:
+        """Return a model's deployments that roll out or wait."""
+        query = (
+            self._client.collection("deployments")
+            .where(filter=firestore.FieldFilter("model_id", "==", model_id))
+            .where(filter=firestore.FieldFilter("status", "==", Status.DEPLOYING.value))
+        )
+        return [_deployments.validate_python(found.to_dict()) for found in query.stream()]
+
     def events(self, deployment_id: str) -> list[Event]:
         """Return a deployment's history, oldest first."""
         found = self._deployment(deployment_id).collection("events").order_by("__name__").stream()
@@ -91,13 +116,37 @@ class FirestoreState:
         All writers of a model read and write its document, so they pass one at a time.
         """
 
-        def attempt(transaction: firestore.Transaction) -> T:
+        def attempt(transaction: firestore.Transaction) -> tuple[T, bool]:
             book = FirestoreBook(self._client, transaction, model_id)
             result = move(book)
-            book.write()
-            return result
+            return result, book.write()
 
-        return in_transaction(self._client, attempt)
+        result, recorded = in_transaction(self._client, attempt)
+        if recorded:
+            self._news.set()
+        return result
+
+    def outbox(self, at_most: int) -> list[Announcement]:
+        """Return recorded events that were not announced yet, the oldest first.
+
+        Tried once, for 2 s: it is asked at the end of every function that recorded something.
+        """
+        query = self._client.collection("outbox").order_by("__name__").limit(at_most)
+        found = query.stream(retry=None, timeout=OUTBOX_TIMEOUT_S)
+        return [_announcements.validate_python(waiting.to_dict()) for waiting in found]
+
+    def announced(self, announcement_id: str) -> None:
+        """Take an event out of the outbox. Deleting what is gone changes nothing."""
+        document = self._client.collection("outbox").document(announcement_id)
+        document.delete(retry=None, timeout=OUTBOX_TIMEOUT_S)
+
+    def take_news(self) -> bool:
+        """Return True once after this process recorded an event; reads nothing."""
+        if not self._news.is_set():
+            return False
+        # Cleared before the outbox is read: what is recorded meanwhile is found there.
+        self._news.clear()
+        return True
 
     def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """Create the training run where it is new; return what is stored.
@@ -179,19 +228,26 @@ class FirestoreBook:
         """Append to the deployment's history when the transaction commits."""
         self._events.append(event)
 
-    def write(self) -> None:
-        """Buffer the writes; the transaction applies all of them or none."""
+    def write(self) -> bool:
+        """Buffer the writes; the transaction applies all of them or none.
+
+        True where an event is among them: it is in the outbox, too, until it is announced.
+        """
         self._transaction.set(self._model_reference, plain(_models.dump_python(self.model)))
         for changed in self._changed.values():
             self._transaction.set(
                 self._reference(changed.id), plain(_deployments.dump_python(changed))
             )
         for number, event in enumerate(self._events):
-            # Names sort by time; the random part keeps two writers of one instant apart.
-            stamp = event.at.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            name = f"{stamp}-{number:02d}-{secrets.token_hex(4)}"
+            name = event_name(event, number, secrets.token_hex(4))
             history = self._reference(event.deployment_id).collection("events")
             self._transaction.create(history.document(name), plain(_events.dump_python(event)))
+            told = announce_of(name, event, self._known.get(event.deployment_id))
+            self._transaction.create(
+                self._client.collection("outbox").document(name),
+                plain(_announcements.dump_python(told)),
+            )
+        return bool(self._events)
 
     def _reference(self, deployment_id: str) -> firestore.DocumentReference:
         return self._client.collection("deployments").document(deployment_id)
@@ -227,6 +283,46 @@ class FirestoreKeys:
             self._keys.document(key_id).update({"is_active": False})
         except DocumentMissing:
             raise NotFound(f"there is no API key {key_id!r}") from None
+
+
+class FirestorePosts:
+    """Which events were posted to the chat: a document each, which Firestore's TTL deletes."""
+
+    def __init__(self, client: firestore.Client) -> None:
+        self._client = client
+
+    def claim(self, announcement_id: str, at: datetime) -> bool:
+        """Return True where the caller is to post it, False where that was done.
+
+        Unavailable while another delivery is at it. One that died at it blocks for 60 s;
+        the transaction lets one of several take over.
+        """
+        document = self._document(announcement_id)
+
+        def take(transaction: firestore.Transaction) -> bool:
+            found = document.get(transaction=transaction).to_dict() or {}
+            if found.get("posted"):
+                return False
+            if found and found["claimed_at"] + POSTING_FOR > at:
+                raise Unavailable(f"event {announcement_id!r} is being posted just now")
+            kept = {"posted": False, "claimed_at": at, "expires_at": at + POSTED_KEPT_FOR}
+            transaction.set(document, kept)
+            return True
+
+        return in_transaction(self._client, take)
+
+    def posted(self, announcement_id: str) -> None:
+        """Remember that it was posted; a repeat writes the same."""
+        self._document(announcement_id).update({"posted": True})
+
+    def give_back(self, announcement_id: str) -> None:
+        """Let the next delivery try. Deleting what is gone changes nothing."""
+        self._document(announcement_id).delete()
+
+    def _document(self, announcement_id: str) -> firestore.DocumentReference:
+        # By digest: the id came with a message, and names have rules of their own.
+        name = sha256(announcement_id.encode()).hexdigest()
+        return self._client.collection("chat_posts").document(name)
 
 
 def in_transaction(client: firestore.Client, attempt: Callable[[firestore.Transaction], T]) -> T:

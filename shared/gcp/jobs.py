@@ -58,7 +58,7 @@ class RunJobs:
     def execution(self, name: str) -> JobView | None:
         """Return an execution as it is now, or None."""
         try:
-            found = self._executions.get_execution(name=name, retry=passing)
+            found = self._executions.get_execution(name=name, retry=passing, timeout=10)
         except exceptions.NotFound:
             return None
         state, message = _outcome(found)

@@ -1,8 +1,8 @@
-"""Cloud Monitoring: what Cloud Run measured of a service's revisions, hour by hour."""
+"""Cloud Monitoring: what Cloud Run measured of a service's revisions, by hours or blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from google.api_core import exceptions, retry
 from google.cloud import monitoring_v3
 
 from shared.config import Settings
+from shared.domain.canary import Side
 from shared.domain.histogram import Histogram
 from shared.domain.serving_metrics import HOUR, RevisionHour, begin_of_hour
 from shared.errors import Unavailable
@@ -53,6 +54,39 @@ class RunMetrics:
             for (revision, hour), by_class in sorted(counts.items())
         ]
 
+    def window(
+        self, service: str, begin: datetime, block_s: int, blocks: int
+    ) -> Mapping[str, Sequence[Side]]:
+        """Return each revision's `blocks` blocks of `block_s` seconds (60 or more) from `begin`.
+
+        A revision without any request is not there; a block without one is an empty Side.
+        Unavailable when Monitoring does not answer, or with buckets that cannot be compared.
+        """
+        if not blocks:
+            return {}
+        period = timedelta(seconds=block_s)
+        requests: dict[tuple[str, int], int] = {}
+        errors: dict[tuple[str, int], int] = {}
+        latencies: dict[tuple[str, int], Histogram] = {}
+        # Periods are counted back from the end, so that each block is one of them.
+        span = (begin, begin + blocks * period, period)
+        for labels, began, value in self._points(REQUEST_COUNT, service, *span):
+            key = labels[_REVISION], round((began - begin) / period)
+            requests[key] = requests.get(key, 0) + _number(value)
+            errors[key] = errors.get(key, 0) + _number(value) * (labels[_CLASS] == "5xx")
+        for labels, began, value in self._points(REQUEST_LATENCIES, service, *span):
+            key = labels[_REVISION], round((began - begin) / period)
+            latencies[key] = histogram(value.distribution_value)
+        if len({one.bounds for one in latencies.values()}) > 1:
+            raise Unavailable("Cloud Monitoring gave latencies in buckets of different bounds")
+        return {
+            revision: [
+                Side(requests.get(key, 0), errors.get(key, 0), latencies.get(key))
+                for key in ((revision, index) for index in range(blocks))
+            ]
+            for revision in sorted({revision for revision, _ in [*requests, *latencies]})
+        }
+
     def _points(
         self, metric: str, service: str, start: datetime, end: datetime, period: timedelta
     ) -> Iterator[tuple[Mapping[str, str], datetime, Any]]:
@@ -85,7 +119,7 @@ class RunMetrics:
                 }
                 for point in series.points:
                     interval = monitoring_v3.TimeInterval.pb(point.interval)
-                    ended = datetime.fromtimestamp(interval.end_time.seconds, UTC)
+                    ended = datetime.fromtimestamp(interval.end_time.ToNanoseconds() / 1e9, UTC)
                     # A period that ends where the interval begins may be given as well.
                     if ended > start:
                         yield labels, ended - period, point.value

@@ -18,9 +18,9 @@ class HttpPredictions:
     def __init__(self) -> None:
         self._session = requests.Session()
 
-    def health(self, url: str) -> tuple[int, Mapping[str, Any]]:
-        """Return status code and body of GET /health; Unavailable without an answer."""
-        return self._call("GET", f"{url}/health")
+    def health(self, url: str, timeout_s: float = TIMEOUT_S) -> tuple[int, Mapping[str, Any]]:
+        """Return status code and body of GET /health; Unavailable without an answer in time."""
+        return self._call("GET", f"{url}/health", timeout_s)
 
     def recommend(
         self, url: str, key: str, customers: Sequence[str], top_k: int
@@ -33,9 +33,11 @@ class HttpPredictions:
             headers={"Authorization": f"Bearer {key}"},
         )
 
-    def _call(self, method: str, url: str, **arguments: Any) -> tuple[int, Mapping[str, Any]]:
+    def _call(
+        self, method: str, url: str, timeout_s: float = TIMEOUT_S, **arguments: Any
+    ) -> tuple[int, Mapping[str, Any]]:
         try:
-            answer = self._session.request(method, url, timeout=TIMEOUT_S, **arguments)
+            answer = self._session.request(method, url, timeout=timeout_s, **arguments)
         except requests.RequestException as error:
             # The type only: the text may quote the request.
             raise Unavailable(f"{url} did not answer: {type(error).__name__}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from google.api_core.exceptions import NotFound as ObjectMissing
 from google.api_core.exceptions import PreconditionFailed
 from google.cloud.storage import Blob, Client
@@ -75,6 +77,16 @@ class StorageObjects:
         except PreconditionFailed:
             return False
         return True
+
+    def delete(self, bucket: str, stored: StoredObject) -> None:
+        """Delete exactly that generation; another one, or none, stays as it is.
+
+        So a repeat changes nothing, and what was written anew meanwhile is safe.
+        """
+        with contextlib.suppress(ObjectMissing, PreconditionFailed):
+            self._client.bucket(bucket).blob(stored.name).delete(
+                if_generation_match=stored.generation
+            )
 
 
 def _view(blob: Blob) -> StoredObject:

@@ -11,6 +11,10 @@ from shared.config import WORKFLOW, Settings
 from shared.domain.deployment import Deployment
 
 GONE = "GONE"
+# Google's client sets no deadline by itself: without one a silent service is waited for for ever.
+STARTED_WITHIN_S = 30.0
+SEEN_WITHIN_S = 10.0
+CANCELLED_WITHIN_S = 5.0
 DEAD = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", GONE})
 
 
@@ -33,20 +37,22 @@ class WorkflowExecutions:
                 argument=json.dumps({"deployment_id": deployment.id}),
                 labels={"model": deployment.model_id, "version": deployment.name},
             ),
+            timeout=STARTED_WITHIN_S,
         )
         return str(made.name)
 
     def state(self, execution: str) -> str:
         """Return ACTIVE, SUCCEEDED, FAILED, CANCELLED, ..., or GONE where there is none."""
         try:
-            return str(self._client.get_execution(name=execution).state.name)
+            found = self._client.get_execution(name=execution, timeout=SEEN_WITHIN_S)
+            return str(found.state.name)
         except exceptions.NotFound:
             return GONE
 
     def error(self, execution: str) -> str:
         """Return why it failed, in a line."""
         try:
-            found = self._client.get_execution(name=execution)
+            found = self._client.get_execution(name=execution, timeout=SEEN_WITHIN_S)
         except exceptions.NotFound:
             return "its record is gone"
         return found.error.context or found.error.payload or str(found.state.name).lower()
@@ -54,6 +60,6 @@ class WorkflowExecutions:
     def cancel(self, execution: str) -> None:
         """Ask it to stop; one that ended already, or is unknown, stays as it is."""
         try:
-            self._client.cancel_execution(name=execution)
+            self._client.cancel_execution(name=execution, timeout=CANCELLED_WITHIN_S)
         except (exceptions.NotFound, exceptions.FailedPrecondition):
             return

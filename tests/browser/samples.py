@@ -9,9 +9,10 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -22,10 +23,15 @@ from functions.dashboard.settings import DashboardSettings, IdentityMode, Tools
 from shared import wiring
 from shared.domain.deployment import Deployment, Event, Status, Step, StepName, StepState
 from shared.domain.model import Book, abort, roll_back
+from shared.domain.paired import Paired
+from shared.domain.policy import HoldPolicy, RolloutPolicy
+from shared.domain.quality_gate import DeployWhen, GatePolicy, decide
 from shared.domain.rollout import Strategy, plan_rollout
+from shared.domain.skew import Agreement, Finding, Recall, Spread
 from tests.dashboards import Dashboard, firestore_here
 
 MODEL, ROLLING, FAULTY, EMPTY = "movies", "retail-recs", "news", "new-shop"
+HOLDING = "shop-recs"
 PERSON = "ops@example.com"
 STEPS = list(StepName)
 _RECALLS = {42: 0.431, 45: 0.452, 44: 0.447, 46: 0.468}
@@ -38,6 +44,7 @@ class Gallery:
     url: str
     dashboard: Dashboard
     rolling: Deployment
+    holding: Deployment
     failed: Deployment
     earlier: Deployment
     key_id: str
@@ -84,10 +91,11 @@ def gallery(folder: Path) -> Iterator[Gallery]:
 
 def _fill(dashboard: Dashboard, url: str) -> Gallery:
     now = datetime.now(UTC)
-    for model_id in (MODEL, ROLLING, FAULTY, EMPTY):
+    for model_id in (MODEL, ROLLING, HOLDING, FAULTY, EMPTY):
         dashboard.declare(model_id, strategy="gradual", steps_percent=(10, 50, 100), over="1h")
     earlier = _movies(dashboard, now)
     rolling = _rolling(dashboard, now)
+    holding = hold(dashboard, HOLDING, now)
     failed = _failed(dashboard, now)
     dashboard.clock.time = now - timedelta(days=9)
     admin = Who(PERSON, "admin", "dashboard 203.0.113.9")
@@ -99,7 +107,7 @@ def _fill(dashboard: Dashboard, url: str) -> Gallery:
     old = actions.actions.create_key(MODEL, CreateKey(name="old batch job", days=None), admin)
     actions.actions.revoke_key(old.id, admin)
     dashboard.clock.time = now
-    return Gallery(url, dashboard, rolling, failed, earlier, kept.id)
+    return Gallery(url, dashboard, rolling, holding, failed, earlier, kept.id)
 
 
 def _movies(dashboard: Dashboard, now: datetime) -> Deployment:
@@ -214,6 +222,117 @@ def _rolling(dashboard: Dashboard, now: datetime) -> Deployment:
     return rolled
 
 
+def hold(dashboard: Dashboard, model_id: str, now: datetime) -> Deployment:
+    """Leave a gradual rollout at its first stage, where the policy wants a person to agree."""
+    dashboard.clock.time = now - timedelta(days=5)
+    _lives(dashboard, 21, model_id, 0.402, "training")
+    dashboard.clock.time = now - timedelta(minutes=52)
+    made = dashboard.rolling(22, model_id)
+    dashboard.state.decide(f"{model_id}-22", "auto", _decision(now - timedelta(minutes=53)))
+    steps = _steps(now - timedelta(minutes=50), (3.4, 44.0, 1.1, 3.5, 9.2))
+    steps[StepName.SWITCH_TRAFFIC.value] = Step(
+        StepState.RUNNING, now - timedelta(minutes=50), None, "10 % of traffic"
+    )
+    passed = "0.02% errors, p95 6 ms over 4812 requests; 0.02% and 6 ms at the live version"
+    held = replace(
+        made,
+        steps=steps,
+        plan=plan_rollout(Strategy.GRADUAL, (10, 50), 3600),
+        policy=RolloutPolicy(hold=HoldPolicy(at_percent=(10,))),
+        metrics=metrics_of(0.409),
+        recall_at_100=0.409,
+        holding_since=now - timedelta(minutes=20),
+        judgement={
+            "verdict": "pass",
+            "why": passed,
+            "numbers": {
+                "candidate_requests": 4812,
+                "candidate_errors": 1,
+                "candidate_p50_ms": 2.14,
+                "candidate_p95_ms": 6.2,
+                "live_requests": 43_290,
+                "live_errors": 9,
+                "live_p50_ms": 2.09,
+                "live_p95_ms": 6.0,
+            },
+            "blocks": 24,
+            "at": now - timedelta(minutes=21),
+        },
+        skew=SKEW,
+    )
+    at = now - timedelta(minutes=20)
+    why = "waits for a person's approval: the policy wants it at 10 %"
+
+    def told(book: Book) -> None:
+        book.put(held)
+        for action, reason in (("judged", f"pass at 10 %: {passed}"), ("holding", why)):
+            book.record(Event(held.id, model_id, at, "pipeline", action, reason))
+
+    dashboard.state.change(model_id, told)
+    dashboard.cloud_run.by_hand(
+        f"model-serving-{model_id}",
+        {f"model-serving-{model_id}-v1-1": 90, held.cloud_run_revision: 10},
+    )
+    dashboard.clock.time = now
+    return held
+
+
+def _decision(at: datetime) -> dict[str, Any]:
+    """What the quality gate stored, with results by customer."""
+    policy = GatePolicy(
+        DeployWhen.IF_BETTER, "recall_at_100", 0.002, {"recall_at_10": 0.005}, significance=0.05
+    )
+    tested = Paired(n=18_204, mean=0.0061, low=0.0028, high=0.0094, p=0.00031, confidence=0.95)
+    gate = decide(policy, metrics_of(0.409), metrics_of(0.402), tested)
+    return {**asdict(gate), "at": at}
+
+
+SKEW = {
+    "check": "report",
+    "customers": {
+        "kind": "held-out customers",
+        "given": 18_204,
+        "asked": 2000,
+        "answered": 2000,
+        "unknown_share": 0.0,
+    },
+    "recall": {
+        f"recall_at_{k}": asdict(Recall(k, served, served - r, served + r, 2000, 18_204, reported))
+        for k, served, r, reported in (
+            (10, 0.1288, 0.0061, 0.130),
+            (50, 0.3361, 0.0079, 0.334),
+            (100, 0.4072, 0.0083, 0.409),
+        )
+    },
+    "tolerance": 0.02,
+    "spread": asdict(Spread(9066, 0.412, 0.121, "296", 0.87)),
+    "live": {
+        "version": "v1",
+        "why_not": "",
+        "agreement": asdict(Agreement(2000, 0.634, 0.71)),
+        "spread": asdict(Spread(9066, 0.438, 0.137, "318", 0.86)),
+    },
+    "latency": {
+        "customers": 50,
+        "p50_ms": 2.1,
+        "p95_ms": 6.3,
+        "live_p50_ms": 2.0,
+        "live_p95_ms": 5.9,
+    },
+    "findings": [
+        asdict(
+            Finding(
+                "coverage",
+                "41.20% of the 9,066 products are recommended to anybody, less than 42.00%",
+            )
+        )
+    ],
+    "faults": [],
+    "notes": ["2,000 of 18,204 held-out customers were asked in the time"],
+}
+"""A report on answers, as `check_health` stores it."""
+
+
 def _failed(dashboard: Dashboard, now: datetime) -> Deployment:
     """A rollout that failed in its health check."""
     dashboard.clock.time = now - timedelta(days=2)
@@ -272,6 +391,8 @@ def addresses(found: Gallery) -> dict[str, str]:
         "model-empty": f"/models/{EMPTY}",
         "deploy": f"{movies}/deploy?run=47",
         "progress": f"/deployments/{found.rolling.id}",
+        "holding": f"/deployments/{found.holding.id}",
+        "skip": f"/deployments/{found.holding.id}/skip",
         "failed": f"/deployments/{found.failed.id}",
         "rollback": f"/deployments/{found.earlier.id}/rollback",
         "cancel": f"/deployments/{found.rolling.id}/cancel",

@@ -16,7 +16,12 @@ _DECLARED = {
     "memory": "2Gi",
     "min_instances": 0,
     "golden_customers": ["C000", "C007"],
-    "policy": {"when": "if_better", "strategy": "immediate", "over": "6s"},
+    "policy": {
+        "when": "if_better",
+        "strategy": "immediate",
+        "over": "6s",
+        "canary": {"judge": "off"},
+    },
 }
 _NAMES = ("first", "steps", "halt", "keys", "board", "broken", "tabs", "plain", "lost")
 MODELS = dict.fromkeys(_NAMES, _DECLARED)

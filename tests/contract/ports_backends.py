@@ -27,20 +27,20 @@ from localcloud.run import CloudRun, Image
 from localcloud.storage import Storage
 from localcloud.workflows import FakeClock as WorkflowsClock
 from localcloud.workflows import Workflows
-from shared.config import DEAD_LETTER_TOPIC, WORKFLOW
+from shared.config import DEAD_LETTER_TOPIC, EVENTS_TOPIC, WORKFLOW
 from shared.domain.deployment import Deployment, Event
 from shared.gcp.cloud_run import RunServices
-from shared.gcp.firestore import FirestoreKeys, FirestoreState
+from shared.gcp.firestore import FirestoreKeys, FirestorePosts, FirestoreState
 from shared.gcp.jobs import RunJobs
 from shared.gcp.predictions import HttpPredictions
 from shared.gcp.pubsub import Topic
 from shared.gcp.storage import StorageObjects
 from shared.gcp.workflows import WorkflowExecutions
 from shared.messages import ModelDeclaration
-from shared.ports import Ports
+from shared.ports import Ports, Posts
 from shared.wiring import SystemClock
 from tests.contract.listener import listening
-from tests.fakes import SETTINGS, Behaviour, Preparation, World
+from tests.fakes import SETTINGS, Behaviour, FakePosts, Preparation, World
 
 T = TypeVar("T")
 CRASHING_RUN, HANGING_RUN = 13, 14
@@ -117,6 +117,7 @@ class Backend(Protocol):
     """A world behind the ports, and what others do in it."""
 
     ports: Ports
+    posts: Posts
 
     def declare(self, model: ModelDeclaration) -> None:
         """Declare a model and create its empty service and its job, as Terraform does."""
@@ -145,6 +146,7 @@ class Fakes:
     def __init__(self) -> None:
         self._world = world = World.of()
         self.ports = world.ports()
+        self.posts: Posts = FakePosts()
         self._seen = 0
         world.cloud_run.fate = lambda deployment: (
             WHY_IT_CRASHES if deployment.training_run == CRASHING_RUN else ""
@@ -207,10 +209,12 @@ class LocalCloud:
             self._storage.create_bucket(bucket)
         self._database = firestore.Client(project=project)
         self._state = FirestoreState(self._database)
+        self.posts: Posts = FirestorePosts(self._database)
         self._publisher, self._subscriber = PublisherClient(), SubscriberClient()
         topic = f"projects/{project}/topics/{DEAD_LETTER_TOPIC}"
         self._subscription = f"projects/{project}/subscriptions/{DEAD_LETTER_TOPIC}"
         self._publisher.create_topic(name=topic)
+        self._publisher.create_topic(name=f"projects/{project}/topics/{EVENTS_TOPIC}")
         self._subscriber.create_subscription(name=self._subscription, topic=topic)
         stack.callback(self._subscriber.close)
         self.ports = Ports(
@@ -225,6 +229,7 @@ class LocalCloud:
                 _client(executions_v1.ExecutionsClient, channel), SETTINGS
             ),
             dead_letters=Topic(self._publisher, project, DEAD_LETTER_TOPIC),
+            events=Topic(self._publisher, project, EVENTS_TOPIC),
             predictions=HttpPredictions(),
             keys=FirestoreKeys(self._database),
             clock=SystemClock(),

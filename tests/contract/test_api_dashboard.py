@@ -20,7 +20,7 @@ from tests.contract.contract_cases import Cases
 from tests.dashboards import EMAILS, MODEL, Dashboard, firestore_here, listening
 from turnout.dashboard import Api, document_of
 
-OPERATIONS = 19
+OPERATIONS = 21
 RUNS = (41, 42, 43, 44)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from shared.domain.announcement import Announcement
 from shared.domain.deployment import (
     Deployment,
     Event,
@@ -141,6 +142,8 @@ def test_model_and_deployment_come_back_as_they_were_written(ports: Ports, model
         waiting="another",
         active="a-third",
         desired={f"model-serving-{model_id}-v1-1": 100},
+        drift="LATEST 100 % is written",
+        collected_at=AT,
     )
     made = deployment(
         model_id,
@@ -165,6 +168,8 @@ def test_model_and_deployment_come_back_as_they_were_written(ports: Ports, model
         },
         reason="NaN",
         deactivated_at=AT,
+        redeploys=1,
+        revision_gone=True,
     )
 
     def write(book: Book) -> None:
@@ -180,6 +185,16 @@ def test_deployments_are_the_models_own_newest_version_first(ports: Ports, model
     versions = [deployment(model_id, version) for version in (2, 1, 10)]
     put(ports, *versions, deployment(f"{model_id}-other"))
     assert [found.version for found in ports.state.deployments(model_id)] == [10, 2, 1]
+
+
+def test_all_versions_are_found_and_those_that_are_deploying(ports: Ports, model_id: str) -> None:
+    ended = [deployment(model_id, version, status=Status.INACTIVE) for version in (1, 12)]
+    rolling = [deployment(model_id, version) for version in (3, 2)]
+    put(ports, *ended, *rolling)
+    put(ports, deployment(f"{model_id}-other"))
+    found = ports.state.every_deployment(model_id)
+    assert [one.version for one in found] == [12, 3, 2, 1]
+    assert sorted(one.version for one in ports.state.deploying(model_id)) == [2, 3]
 
 
 def test_transaction_sees_what_it_has_put_itself(ports: Ports, model_id: str) -> None:
@@ -227,6 +242,75 @@ def test_move_runs_again_from_fresh_documents_when_another_writer_came_between(
     assert ports.state.change(model_id, move) == 2
     assert seen == [0, 1]
     assert ports.state.model(model_id).token == 2
+
+
+def outbox_of(ports: Ports, model_id: str) -> list[Announcement]:
+    return [one for one in ports.state.outbox(1000) if one.event.model_id == model_id]
+
+
+def test_recorded_events_wait_in_the_outbox_with_their_version_until_they_are_announced(
+    ports: Ports, model_id: str
+) -> None:
+    made = deployment(model_id, 7, training_run=41)
+    later = event(made, "active", AT + timedelta(seconds=1))
+    asked, started = event(made, "requested"), event(made, "started")
+    ports.state.take_news()
+    put(ports, made)
+    assert not ports.state.take_news(), "nothing was recorded"
+
+    def record(*events: Event) -> None:
+        def move(book: Book) -> None:
+            book.put(book.deployment(made.id))
+            for one in events:
+                book.record(one)
+
+        ports.state.change(model_id, move)
+
+    record(later)
+    record(asked, started)
+    assert ports.state.take_news()
+    assert not ports.state.take_news(), "it is told once"
+    waiting = outbox_of(ports, model_id)
+    assert [one.event for one in waiting] == [asked, started, later], "the oldest first"
+    assert {(one.version, one.training_run) for one in waiting} == {(7, 41)}
+    assert len({one.id for one in waiting}) == 3
+
+    for _ in range(2):
+        ports.state.announced(waiting[0].id)
+    assert outbox_of(ports, model_id) == waiting[1:]
+    assert len(ports.state.outbox(1)) == 1
+
+
+def test_move_that_raises_leaves_nothing_in_the_outbox(ports: Ports, model_id: str) -> None:
+    def move(book: Book) -> None:
+        book.record(event(deployment(model_id), "requested"))
+        raise ZeroDivisionError
+
+    ports.state.take_news()
+    with pytest.raises(ZeroDivisionError):
+        ports.state.change(model_id, move)
+    assert outbox_of(ports, model_id) == []
+    assert not ports.state.take_news()
+
+
+def test_event_is_claimed_by_one_of_many_deliveries_and_never_again_once_posted(
+    backend: Backend, model_id: str
+) -> None:
+    def claim(_: int) -> bool | None:
+        try:
+            return backend.posts.claim(model_id, AT)
+        except Unavailable:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(claim, range(8)), key=str) == [None] * 7 + [True]
+    backend.posts.give_back(model_id)
+    assert backend.posts.claim(model_id, AT)
+    with pytest.raises(Unavailable, match="just now"):
+        backend.posts.claim(model_id, AT + timedelta(seconds=59))
+    assert backend.posts.claim(model_id, AT + timedelta(seconds=60)), "whoever had it died"
+    backend.posts.posted(model_id)
+    assert not backend.posts.claim(model_id, AT + timedelta(hours=1))
 
 
 def test_moves_of_many_writers_are_each_applied_once(ports: Ports, model_id: str) -> None:
@@ -339,6 +423,18 @@ def test_object_is_created_once(ports: Ports, model_id: str) -> None:
     assert ports.objects.create("serving", f"{model_id}/manifest", b"1", "application/json")
     assert not ports.objects.create("serving", f"{model_id}/manifest", b"2", "application/json")
     assert ports.objects.read("serving", f"{model_id}/manifest") == b"1"
+
+
+def test_object_is_deleted_in_its_generation_and_no_other(ports: Ports, model_id: str) -> None:
+    name = f"{model_id}/file"
+    assert ports.objects.create("serving", name, b"1", "text/plain")
+    [old] = ports.objects.list("serving", name)
+    for _ in range(2):
+        ports.objects.delete("serving", old)
+        assert ports.objects.list("serving", name) == []
+    assert ports.objects.create("serving", name, b"2", "text/plain")
+    ports.objects.delete("serving", old)
+    assert ports.objects.read("serving", name) == b"2"
 
 
 # Cloud Run and the prediction API of its revisions
@@ -531,6 +627,34 @@ def test_split_that_cannot_be_served_is_written_and_the_old_one_stays(
     assert dict(after.written) == {v(serving_id, version): 100}
     assert dict(after.split) == {v(serving_id, 1): 100}
     ports.cloud_run.write_traffic(after, {v(serving_id, 1): 100}, {}, 8)
+
+
+def test_revision_is_deleted_unless_it_may_be_served(
+    backend: Backend, ports: Ports, model_id: str
+) -> None:
+    backend.declare(declaration(model_id))
+    pin(ports, model_id)
+    service = service_of(model_id)
+    for version in (1, 2, 3, 4):
+        assert make(ports, deployment(model_id, version))
+    names = [v(model_id, version) for version in range(5)]
+    assert ports.cloud_run.revisions(service) == names[::-1]
+
+    seen = ports.cloud_run.service(service)
+    ports.cloud_run.write_traffic(seen, {names[1]: 100}, {"ver-2": names[2]}, 2)
+    split_of(ports, model_id, {names[1]: 100})
+    for name in names[1], names[2], names[4]:  # It serves; it is tagged; it is the latest.
+        assert not ports.cloud_run.delete_revision(service, name)
+    for _ in range(2):
+        assert ports.cloud_run.delete_revision(service, names[3])
+    assert ports.cloud_run.revision(service, names[3]) is None
+    assert ports.cloud_run.revisions(service) == [names[4], *names[2::-1]]
+
+    seen = ports.cloud_run.service(service)
+    ports.cloud_run.write_traffic(seen, seen.written, {}, 3)
+    until(lambda: ports.cloud_run.service(service), lambda view: not view.tag_urls)
+    assert ports.cloud_run.delete_revision(service, names[2])
+    assert dict(ports.cloud_run.service(service).split) == {names[1]: 100}
 
 
 def test_url_that_nobody_serves_is_unavailable(ports: Ports) -> None:

@@ -15,6 +15,16 @@ from tests import models
 
 NAN_CUSTOMER = "C-NAN"
 
+
+def with_holdout(write: Callable[[Path], None], folder: Path, recall: float) -> None:
+    """Write artifacts, and beside them customers held out from training.
+
+    Asked for all 50 products, a model has that recall; reported (see `world.message`) is 0.47.
+    """
+    write(folder)
+    models.write_holdout(folder, recall)
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     "good": partial(models.write_good, seed=1),
     "better": partial(models.write_good, seed=2),
@@ -24,6 +34,9 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "nan": models.write_nan_scores,
     "nan-for-one": partial(models.write_nan_for_one_customer, customer_id=NAN_CUSTOMER),
     "aborting": models.write_crashing,
+    "good-held-out": partial(with_holdout, models.write_good, recall=0.44),
+    "wrong-recall": partial(with_holdout, models.write_good, recall=0.0),
+    "one-list": partial(with_holdout, models.write_one_list, recall=0.44),
 }
 
 

@@ -7,6 +7,7 @@ is served as it should be, so the same model can be deployed after the fault. FA
     deaf      listen, and never be healthy
     replace   replace an artifact in the serving bucket, as soon as it was copied
     rewrite   rewrite the manifest in the serving bucket, as soon as it was written
+    failing   be healthy, and answer 500 for the customers whose number ends in 3
     none      no fault at all
 
 `replace`, `rewrite` and `crash` become the real serving container afterwards (or for an even
@@ -46,7 +47,8 @@ def main(fault: str, prepare: bool) -> None:
     if run and fault in ("crash", "replace", "rewrite"):
         os.execv(sys.executable, [sys.executable, "-m", "serving"])
     reason = "" if run else "no model is deployed yet"
-    serve(DEAF_REASON if faulty and fault == "deaf" else reason)
+    failing = "3" if faulty and fault == "failing" else ""
+    serve(DEAF_REASON if faulty and fault == "deaf" else reason, failing)
 
 
 def _write_verdict() -> None:
@@ -87,8 +89,11 @@ def _tamper(fault: str) -> None:
     blob.upload_from_string(json.dumps(manifest), content_type="application/json")
 
 
-def serve(unhealthy: str) -> None:
-    """Answer as the serving container does, unhealthy with that reason if there is one."""
+def serve(unhealthy: str, failing: str = "") -> None:
+    """Answer as the serving container does, unhealthy with that reason if there is one.
+
+    Customers whose name ends in `failing` are answered 500.
+    """
     version = os.environ.get("MODEL_VERSION", "")
 
     class Handler(BaseHTTPRequestHandler):
@@ -107,6 +112,9 @@ def serve(unhealthy: str) -> None:
                 self._send(503, {"status": 503, "code": "model_not_ready", "detail": unhealthy})
                 return
             customers = asked.get("customer_ids") or [asked["customer_id"]]
+            if failing and any(customer.endswith(failing) for customer in customers):
+                self._send(500, {"status": 500, "code": "internal", "detail": "it broke"})
+                return
             results = [_recommended(customer, asked["top_k"]) for customer in customers]
             one = self.path == "/recommend"
             self._send(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.e2e.artifacts import NAN_CUSTOMER
 
-FAULTS = ("crash", "deaf", "replace", "rewrite", "none")
+FAULTS = ("crash", "deaf", "replace", "rewrite", "failing", "none")
 GOLDEN = ["C000", "C007"]
 
 
@@ -20,7 +20,12 @@ def _declared(image: str = "turnout-serving", **changes: Any) -> dict[str, Any]:
         "memory": "2Gi",
         "min_instances": 0,
         "golden_customers": GOLDEN,
-        "policy": {"when": "if_better", "strategy": "immediate", "over": "8s"},
+        "policy": {
+            "when": "if_better",
+            "strategy": "immediate",
+            "over": "8s",
+            "canary": {"judge": "off"},
+        },
         **changes,
     }
 
@@ -33,6 +38,8 @@ BROKEN_ARTIFACTS = {
     "nan": "nan",
     "nan-for-one": "nan-for-one",
     "aborting": "aborting",
+    "wrong-recall": "wrong-recall",
+    "one-list": "one-list",
     "occupied": "good",
     "crash": "good",
     "deaf": "good",
@@ -55,11 +62,34 @@ MODELS = {
     "nan": _declared(),
     "nan-for-one": _declared(golden_customers=[*GOLDEN, NAN_CUSTOMER]),
     "aborting": _declared(),
+    # Of the first ten products few are among the 100 that were taken, so the bound is wide.
+    "wrong-recall": _declared(
+        policy={"when": "if_better", "skew": {"check": "gate", "tolerance": 0.16}}
+    ),
+    "one-list": _declared(),
     "occupied": _declared("none"),
     "crash": _declared("crash"),
     "deaf": _declared("deaf", startup_timeout_s=10),
     "replace": _declared("replace"),
     "rewrite": _declared("rewrite"),
+    # Measured at once, so a stage is judged as soon as its first minute is over. The latencies
+    # of this machine's processes are no test's business.
+    "judged": _declared(
+        "failing",
+        policy={
+            "strategy": "gradual",
+            "steps_percent": [30],
+            "over": "10s",
+            "canary": {
+                "warm_up_s": 0,
+                "metrics_lag_s": 0,
+                "minimum_requests": 300,
+                "latency_ratio": 20,
+                "inconclusive_for_s": 600,
+                "on_inconclusive": "abort",
+            },
+        },
+    ),
 }
 
 KILLED_MODELS = {"survivor": _declared(), "quick": _declared("none")}

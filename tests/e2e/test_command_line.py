@@ -121,6 +121,25 @@ def test_a_known_run_is_published_again_under_a_fresh_request(world: World, live
     assert len({one["deployment_id"] for one in sent}) == 2
 
 
+def test_a_plan_says_what_would_become_of_a_message_and_does_nothing(
+    world: World, live: str
+) -> None:
+    assert live
+    before = world.turnout_json("deployments", "console"), world.turnout_json("runs", "console")
+    known = ("--model", "console", "--run", "1", "--request-id", "planned")
+    planned = world.turnout_json("plan", *known, "--when", "if_better")
+    assert (planned["outcome"], planned["version"]) == ("listed", "")
+    assert planned["gate"]["compared"][0]["gain"] == 0
+    shown = world.turnout("plan", *known, "--strategy", "gradual", "--over", "10m").stdout
+    assert "It would be deployed at once" in shown
+    assert "10 % for 300 s, then 50 % for 300 s, then 100 %" in shown
+    wrong = json.dumps(message("nobody", 1, f"gs://{TRAINING}/nobody/run-1"))
+    refused = world.turnout("plan", "-", exits=1, text=wrong).stdout
+    assert "there is no model 'nobody'" in refused
+    after = world.turnout_json("deployments", "console"), world.turnout_json("runs", "console")
+    assert after == before
+
+
 def test_a_message_from_standard_input_is_sent_as_it_is(world: World) -> None:
     body = message("console", 50, f"gs://{TRAINING}/console/run-50", when="off", request_id="piped")
     sent = json.loads(
@@ -167,7 +186,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("predict", "C000", "--model", "console", "--key", "KEY", "--top-k", "51"),
         "50",
     ),
-    "neither run nor file": (("publish", "console"), "either --run N or --file"),
+    "neither run nor file": (("publish", "console"), "either --run N or the file"),
 }
 
 

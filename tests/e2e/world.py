@@ -62,11 +62,17 @@ def clean_environment() -> dict[str, str]:
 class Cloud:
     """`turnout up` in a process of its own, its data in `folder/data`."""
 
-    def __init__(self, folder: Path, models: Path) -> None:
+    def __init__(self, folder: Path, models: Path, **environment: str) -> None:
         self.data = folder / "data"
+        self._environment = environment
         self._models = models
         self._output = folder / "cloud.out"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self, models: Path) -> list[str]:
+        """Return the command line that starts it."""
+        where = ("--data", str(self.data), "up", "--models", str(models))
+        return [sys.executable, "-m", "turnout", *where]
 
     def start(self) -> World:
         """Start it, wait until it is up, and return a client of it."""
@@ -74,12 +80,9 @@ class Cloud:
         file.unlink(missing_ok=True)
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "turnout", "--data", str(self.data)),
-                    *("up", "--models", str(self._models)),
-                ],
+                self.command(self._models),
                 cwd=ROOT,
-                env=clean_environment(),
+                env={**clean_environment(), **self._environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -11,7 +11,9 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
 
+from shared.domain.announcement import decode
 from shared.domain.deployment import Deployment, Status, Step, StepName, StepState
 from tests.dashboards import EMAILS, METRICS, MODEL, NOW, Dashboard, firestore_here
 
@@ -142,7 +144,7 @@ class TestActing:
     ) -> None:
         live = dashboard.live(41)
         rolling = dashboard.rolling(42)
-        for verb in ("pause", "resume", "approve", "cancel"):
+        for verb in ("pause", "resume", "approve", "skip", "cancel"):
             answer = dashboard.ask(
                 "POST", f"/api/deployments/{rolling.id}/{verb}/", "deployer", {"reason": "because"}
             )
@@ -153,10 +155,44 @@ class TestActing:
         }
         events = dashboard.ask("GET", f"/api/deployments/{rolling.id}/events/").json["items"]
         said = {event["action"]: event for event in events}
-        assert {"paused", "resumed", "approved", "cancelled"} <= set(said)
-        for action in ("paused", "resumed", "approved", "cancelled"):
+        assert {"paused", "resumed", "approved", "skipped", "cancelled"} <= set(said)
+        for action in ("paused", "resumed", "approved", "skipped", "cancelled"):
             assert said[action]["actor"] == EMAILS["deployer"]
             assert said[action]["source"] == "api 203.0.113.9"
+
+    def test_what_an_action_recorded_is_published_and_looking_publishes_nothing(
+        self, dashboard: Dashboard
+    ) -> None:
+        dashboard.live(41)
+        rolling = dashboard.rolling(42)
+        dashboard.state.take_news()
+        dashboard.ask("GET", f"/api/deployments/{rolling.id}/")
+        assert dashboard.events.messages == []
+        dashboard.ask("POST", f"/api/deployments/{rolling.id}/skip/", json={"reason": "live broke"})
+        told = [decode(*message) for message in dashboard.events.messages]
+        # All at one moment of this clock: in no order.
+        assert sorted(one.event.action for one in told) == ["requested", "requested", "skipped"]
+        (skipped,) = [one for one in told if one.event.action == "skipped"]
+        assert (skipped.event.reason, skipped.version) == ("live broke", 2)
+        assert dashboard.state.outbox(10) == []
+
+    def test_action_succeeds_while_pubsub_is_down(self, dashboard: Dashboard) -> None:
+        def down() -> None:
+            raise ServiceUnavailable("down")
+
+        first = dashboard.live(41)
+        dashboard.live(42)
+        dashboard.events.before = down
+        answer = dashboard.ask("POST", f"/api/deployments/{first.id}/rollback/")
+        assert (answer.status_code, answer.json["is_live"]) == (200, True)
+        assert "rollback" in {one.event.action for one in dashboard.state.outbox(10)}
+
+    def test_skip_is_shown_and_asks_for_all_of_the_traffic(self, dashboard: Dashboard) -> None:
+        dashboard.live(41)
+        rolling = dashboard.rolling(42)
+        answer = dashboard.ask("POST", f"/api/deployments/{rolling.id}/skip/", "deployer")
+        assert answer.status_code == 200
+        assert (answer.json["skipped"], answer.json["paused"]) == (True, False)
 
     def test_rollback_moves_the_traffic_and_the_statuses(self, dashboard: Dashboard) -> None:
         first = dashboard.live(41)
@@ -179,11 +215,11 @@ class TestActing:
 
     def test_state_that_does_not_allow_it_answers_409(self, dashboard: Dashboard) -> None:
         live = dashboard.live(41)
-        for verb in ("pause", "resume", "approve", "cancel"):
+        for verb in ("pause", "resume", "approve", "skip", "cancel"):
             answer = dashboard.ask("POST", f"/api/deployments/{live.id}/{verb}/")
             assert (verb, answer.status_code) == (verb, 409)
 
-    @pytest.mark.parametrize("verb", ["pause", "resume", "approve", "cancel", "rollback"])
+    @pytest.mark.parametrize("verb", ["pause", "resume", "approve", "skip", "cancel", "rollback"])
     def test_deployment_that_changed_since_it_was_read_is_left_alone(
         self, dashboard: Dashboard, verb: str
     ) -> None:

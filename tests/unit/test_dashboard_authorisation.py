@@ -25,6 +25,7 @@ MATRIX: Mapping[str, str] = {
     "POST /api/models/<model_id>/health-check/": VIEWER,
     "GET /api/models/<model_id>/deployments/": VIEWER,
     "POST /api/models/<model_id>/deployments/": DEPLOYER,
+    "POST /api/plan/": VIEWER,
     "GET /api/deployments/<deploy_id>/": VIEWER,
     "GET /api/deployments/<deploy_id>/events/": VIEWER,
     "GET /api/deployments/<deploy_id>/metrics/": VIEWER,
@@ -33,6 +34,7 @@ MATRIX: Mapping[str, str] = {
     "POST /api/deployments/<deploy_id>/pause/": DEPLOYER,
     "POST /api/deployments/<deploy_id>/resume/": DEPLOYER,
     "POST /api/deployments/<deploy_id>/approve/": DEPLOYER,
+    "POST /api/deployments/<deploy_id>/skip/": DEPLOYER,
     "GET /api/models/<model_id>/api-keys/": VIEWER,
     "POST /api/models/<model_id>/api-keys/": ADMIN,
     "DELETE /api/api-keys/<key_id>/": ADMIN,
@@ -65,6 +67,9 @@ MATRIX: Mapping[str, str] = {
     "POST /deployments/<deployment_id>/pause": DEPLOYER,
     "POST /deployments/<deployment_id>/resume": DEPLOYER,
     "POST /deployments/<deployment_id>/approve": DEPLOYER,
+    "GET /deployments/<deployment_id>/skip": DEPLOYER,
+    "POST /deployments/<deployment_id>/skip": DEPLOYER,
+    "GET /models/<model_id>/rollback": DEPLOYER,
 }
 # Nothing of these exists: whoever is let in gets as far as 404 and changes nothing.
 NAMES = {

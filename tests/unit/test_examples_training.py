@@ -178,6 +178,16 @@ def test_recall_through_the_loaded_model_is_what_the_run_reported(run: Run) -> N
         )
 
 
+def test_results_by_customer_have_the_reported_recall_as_their_mean(run: Run) -> None:
+    lines = (run.folder / "evaluation/results.jsonl").read_text("utf-8").splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [one.pop("customer_id") for one in results] == list(holdout(run))
+    assert all(set(one) == set(run.report.metrics) for one in results)
+    for name, reported in run.report.metrics.items():
+        mean = sum(one[name] for one in results) / len(results)
+        assert mean == pytest.approx(reported, abs=2e-6)
+
+
 def test_held_out_products_are_none_that_the_customer_took_in_training(run: Run) -> None:
     interactions = data.load_interactions()
     for customer, taken in holdout(run).items():

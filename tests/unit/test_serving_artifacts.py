@@ -116,7 +116,7 @@ def test_manifest_whose_files_were_edited_is_refused(source: Folder, tmp_path: P
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model_id", "books"), ("version", 4), ("training_run", 46), ("schema_version", 2)],
+    [("model_id", "books"), ("training_run", 46), ("schema_version", 2)],
 )
 def test_manifest_of_something_else_is_refused_naming_the_field(
     source: Folder, tmp_path: Path, field: str, value: object
@@ -124,6 +124,14 @@ def test_manifest_of_something_else_is_refused_naming_the_field(
     source.manifest[field] = value
     with pytest.raises(ArtifactMismatch, match=rf"manifest\.json: {field}"):
         fetch(source, tmp_path)
+
+
+def test_version_that_brings_another_back_loads_the_files_of_that_one(
+    source: Folder, tmp_path: Path
+) -> None:
+    source.manifest["version"] = 2
+    fetch(source, tmp_path)
+    assert any(tmp_path.iterdir())
 
 
 def test_manifest_that_is_not_json_is_refused(source: Folder, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from functions.cancel import stop
+from functions.roll_back import go_back
 from shared.domain.deployment import Status
 from shared.errors import Conflict, Superseded, TrafficNotApplied
-from shared.messages import Cancel
+from shared.messages import Cancel, RollBack
 from tests.unit.stepping import (
     MODEL,
     SERVICE,
@@ -93,3 +94,18 @@ def test_another_execution_cannot_finish_it() -> None:
     advance(world, name, "shift")
     with pytest.raises(Conflict, match="belongs to execution"):
         step(world, "finish", name, execution="executions/other")
+
+
+@pytest.mark.parametrize("how", ["a newer version", "a rollback"])
+def test_late_repeat_answers_what_became_of_it(how: str) -> None:
+    world = new_world()
+    roll_out(world, 1)
+    name = roll_out(world, 2)
+    if how == "a newer version":
+        roll_out(world, 3)
+    else:
+        go_back(RollBack(model_id=MODEL), "ops", world.ports())
+    before = world.state.model(MODEL)
+    expected = "inactive" if how == "a newer version" else "rolled_back"
+    assert step(world, "finish", name) == {"deployment_id": name, "status": expected}
+    assert world.state.model(MODEL) == before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -157,6 +160,99 @@ def test_other_artifacts_under_a_known_run_number_are_refused(world: World) -> N
     assert "another run number" in world.state.refusals["second"]["reason"]
 
 
+RESULTS = "evaluation/results.jsonl"
+BEFORE = {f"c{number}": 0.3 + (number % 7) / 20 for number in range(100)}
+BETTER = {name: value + 0.02 + (int(name[1:]) % 3) / 100 for name, value in BEFORE.items()}
+NOISE = {name: value + (int(name[1:]) % 2 - 0.49) / 5 for name, value in BEFORE.items()}
+
+
+def results(values: Mapping[str, object]) -> bytes:
+    lines = [json.dumps({"customer_id": one, "recall_at_100": v}) for one, v in values.items()]
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "outcome", "why"),
+    [
+        pytest.param(results(BETTER), results(BEFORE), "started", "100 customers", id="a gain"),
+        pytest.param(results(NOISE), results(BEFORE), "listed", "may be chance", id="chance"),
+        pytest.param(results(BEFORE), results(BETTER), "listed", "may be chance", id="worse"),
+        pytest.param(None, results(BEFORE), "listed", "run-2/evaluation/results", id="no results"),
+        pytest.param(
+            results(BETTER), None, "listed", "movies/v1/evaluation/results", id="live has none"
+        ),
+        pytest.param(
+            results(BETTER),
+            results({"c1": 0.1}),
+            "listed",
+            "fewer than 30 customers",
+            id="few in common",
+        ),
+        pytest.param(
+            results({**BETTER, "c7": float("nan")}),
+            results(BEFORE),
+            "listed",
+            "line 8 .*not a finite number",
+            id="NaN",
+        ),
+        pytest.param(
+            results({**BETTER, "c7": "0.5"}), results(BEFORE), "listed", "line 8", id="a text"
+        ),
+        pytest.param(
+            results({**BETTER, "c7": 10**400}), results(BEFORE), "listed", "line 8", id="huge"
+        ),
+        pytest.param(
+            results({**BETTER, "c7": None}), results(BEFORE), "started", "99 customers", id="a gap"
+        ),
+    ],
+)
+def test_gain_has_to_be_significant_over_the_same_customers(
+    ours: bytes | None, theirs: bytes | None, outcome: str, why: str
+) -> None:
+    world = new_world(policy={"significance": 0.05})
+    roll_out(world, 1)
+    if theirs is not None:
+        world.objects.put("serving", f"models/movies/v1/{RESULTS}", theirs)
+    if ours is not None:
+        world.objects.put("training", f"run-2/{RESULTS}", ours)
+    assert deliver(world, message(2)) == outcome
+    run = world.state.run("movies-2")
+    assert run
+    decision = run["decisions"]["auto"]
+    assert re.search(why, decision["why"])
+    assert json.dumps(decision["comparison"], allow_nan=False)
+
+
+def test_numbers_of_the_decision_are_kept_and_a_redelivery_does_not_compare_again(
+    world: World,
+) -> None:
+    roll_out(world, 1)
+    world.objects.put("serving", f"models/movies/v1/{RESULTS}", results(BEFORE))
+    world.objects.put("training", f"run-2/{RESULTS}", results(BETTER))
+    assert deliver(world, message(2)) == "started"
+    first = world.state.run("movies-2")
+    world.objects.put("training", f"run-2/{RESULTS}", results(NOISE))
+    assert deliver(world, message(2)) == "started"
+    assert world.state.run("movies-2") == first
+    assert first
+    numbers = first["decisions"]["auto"]["comparison"]
+    assert (numbers["metric"], numbers["by_customer"]["n"]) == ("recall_at_100", 100)
+    assert numbers["gain"] == pytest.approx(0.01)
+
+
+def test_guarded_metric_that_fell_keeps_a_better_run_from_being_deployed() -> None:
+    world = new_world(policy={"guard_metrics": {"recall_at_10": 0.01}})
+    publish(world, 1)
+    train(world, 2)
+    advance(world, "movies-1-auto")
+    guarded = {"recall_at_100": 0.9, "recall_at_10": 0.1}
+    world.state.change(MODEL, lambda book: _measured(book, {"recall_at_10": 0.2, **METRICS}))
+    assert deliver(world, message(2, metrics=guarded)) == "listed"
+    run = world.state.run("movies-2")
+    assert run
+    assert "recall_at_10 falls by more than 0.01" in run["decisions"]["auto"]["why"]
+
+
 def test_failed_run_is_deployed_again_by_a_new_request_under_a_new_version(world: World) -> None:
     train(world, 1)
     deliver(world, message(deploy={"request_id": "a"}))
@@ -164,6 +260,13 @@ def test_failed_run_is_deployed_again_by_a_new_request_under_a_new_version(world
     world.state.change(MODEL, lambda book: _fail(book, failed.id))
     assert deliver(world, message(deploy={"request_id": "b", "when": "always"})) == "started"
     assert world.state.deployment("movies-1-b").version == 2
+
+
+METRICS = {"recall_at_100": 0.41}
+
+
+def _measured(book: Book, metrics: dict[str, float]) -> None:
+    book.put(replace(book.deployment("movies-1-auto"), metrics=metrics))
 
 
 def _forget_active(book: Book) -> None:

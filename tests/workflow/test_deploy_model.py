@@ -20,7 +20,7 @@ from functions.prepare_model import ASKED_AGAIN_AFTER_S, ENDED_WITHIN_S, POLLED_
 from localcloud.ports import HOST
 from localcloud.ports import Ports as Listeners
 from shared.config import WORKFLOW
-from shared.domain.bake import POLLS_A_STAGE
+from shared.domain.bake import POLLS_QUICK, POLLS_SLOW, SLOWEST_POLL_S
 from shared.errors import ModelRefused, PipelineError, PreparationFailed
 from tests.workflow.running import EMAIL, LOCATION, Answer, Cloud, State, listening
 
@@ -41,7 +41,7 @@ BEFORE_TRAFFIC = [
 ]
 GO_ON = {"answer": "go on", "wait_s": 0}
 ALL_AT_ONCE = [*BEFORE_TRAFFIC, "shift_traffic", "finish_deployment"]
-STAGES_AT_MOST, STEPS_OF_AN_EXECUTION = 19, 100_000
+STEPS_OF_AN_EXECUTION = 100_000
 STEP_DELAYS_S = [1, 2, 4, 8, 16, 30]
 ABORT_DELAYS_S = [1, 2, 4, 8, 16, 32, *[60] * 18]
 PROBLEM = {"title": "It failed", "status": 422, "code": "refused", "detail": "exit code 3"}
@@ -213,8 +213,41 @@ def test_longest_bake_stays_within_the_steps_of_an_execution(start: Start) -> No
     advance = Answer(body={"answer": "advance", "wait_s": 0})
     run = start(GRADUAL[1:], judge_canary=[*[wait] * 60, advance])
     assert run.succeeded, run.error
+    # Bakes and all that may follow them, as tests/unit/test_bake.py adds it up, and a pause.
     a_poll = run.steps / run.calls.count("judge_canary")
-    assert a_poll * POLLS_A_STAGE * STAGES_AT_MOST < STEPS_OF_AN_EXECUTION
+    polls = 2.1 * POLLS_QUICK + POLLS_SLOW + 10 * 24 * 3600 / SLOWEST_POLL_S
+    assert a_poll * polls < STEPS_OF_AN_EXECUTION
+
+
+def test_hold_is_asked_about_again_until_somebody_approves(start: Start) -> None:
+    hold = Answer(body={"answer": "hold", "wait_s": 300, "why": "waits for approval"})
+    advance = Answer(body={"answer": "advance", "wait_s": 0})
+    run = start(GRADUAL, judge_canary=[hold, hold, advance])
+    assert run.succeeded, run.error
+    assert run.sleeps == [300, 300]
+    assert run.calls.count("shift_traffic") == 3
+
+
+def test_stage_without_a_bake_is_judged_too(start: Start) -> None:
+    run = start([{"percent": 10, "bake_s": 0}, {"percent": 100, "bake_s": 0}])
+    assert run.succeeded, run.error
+    assert run.calls[-4:] == ["shift_traffic", "judge_canary", "shift_traffic", "finish_deployment"]
+
+
+@pytest.mark.parametrize("before", [[], ["wait"], ["hold", "hold"]], ids=len)
+def test_abort_of_the_judge_ends_in_one_abort_with_its_reason(
+    start: Start, before: list[str]
+) -> None:
+    why = "canary at 10 %: 45 of 900 requests failed (5.0 %)"
+    answers = [Answer(body={"answer": one, "wait_s": 2, "why": "soon"}) for one in before]
+    abort = Answer(body={"answer": "abort", "wait_s": 0, "why": why})
+    run = start(GRADUAL, judge_canary=[*answers, abort])
+    assert run.execution.state == State.FAILED
+    assert run.calls[-2:] == ["judge_canary", "abort_deployment"]
+    assert run.calls.count("shift_traffic") == 1
+    assert run.sleeps == [2] * len(before)
+    [body] = run.functions.bodies("abort_deployment")
+    assert reason_of(body["error"]) == why
 
 
 def test_preparation_is_asked_again_after_each_wait_until_it_says_go_on(start: Start) -> None:
