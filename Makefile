@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 ALONE := test_api_[ds]*.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench chromium wrk clean
+.PHONY: help demo up test chaos faults check bench chromium wrk clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay 
 test: $(READY) chromium  ## Run every test: unit, contract, workflow, end to end, browser
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore-glob '*/$(ALONE)'
 	@$(BIN)/python -m pytest tests/contract/$(ALONE)
+
+chaos: $(READY)  ## Random interleavings of everything that may happen; SEQUENCES=20000 SEED=123
+	@$(BIN)/python -m tests.chaos --sequences $(or $(SEQUENCES),20000) $(if $(SEED),--seed $(SEED))
+
+faults: $(READY)  ## Break every step in every way, on real processes; QUICK=1 takes a sample
+	@QUICK=$(QUICK) $(BIN)/python -m tests.faults.run
 
 check: $(READY)  ## Lint, format and types
 	@$(BIN)/ruff check .
