@@ -4,7 +4,10 @@ One trained model is deployed twice in a local cloud of its own, and wrk asks th
 the time. First traffic goes back and forth between the two versions, by the pipeline's own
 rollback and through 50/50 in between. Then the live version's instance is stopped with SIGTERM
 again and again, as Cloud Run stops one: what is in flight is finished, and whoever comes later
-waits for the next instance.
+waits for the next instance. At last whole rollouts are published, in turn: one that ends at 100 %,
+a rollback (of that version, or of another in the middle of its rollout), and one that is cancelled
+in the middle. After a rollback or a cancel it is noted when the version left behind answered for
+the last time.
 
 Every answer is looked at (load.lua). Exit code 1 when one request failed, when a version did not
 answer as the split says, or when wrk ended before all changes were made (give it more seconds).
@@ -12,16 +15,19 @@ answer as the split says, or when wrk ended before all changes were made (give i
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import psutil
@@ -29,8 +35,10 @@ import requests
 import typer
 from rich.progress import Progress
 
+from benchmarks.endings import Ending, Endings, NotReached, undecided_models
 from benchmarks.load import Measured, Shape, check_wrk, send
 from benchmarks.pipeline import CUSTOMERS, MODEL, running_cloud
+from benchmarks.users import Audience, Users
 from functions.steps import APPLIED_WITHIN_S
 from shared import wiring
 from shared.domain.deployment import Deployment
@@ -43,7 +51,7 @@ VERSIONS = 2
 REPLACED_WITHIN_S = 60
 # So many answers of a split in halves name both versions, but for one time in 10^18.
 ASKED_AT_LEAST, ASKED_AT_MOST = 5, 60
-TEXTS = ("part", "first_failure", "wrong")
+TEXTS = ("part", "first_failure", "wrong", "endings")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,11 +84,15 @@ class Part:
 def main(
     moves: Annotated[int, typer.Option(min=0, help="How often all traffic changes sides.")] = 50,
     stops: Annotated[int, typer.Option(min=0, help="How often an instance gets SIGTERM.")] = 10,
+    endings: Annotated[
+        int, typer.Option(min=0, help="How many rollouts, rollbacks and cancels, in turn.")
+    ] = 50,
     seconds: Annotated[int, typer.Option(min=5, help="How long wrk asks in each part.")] = 90,
     connections: Annotated[int, typer.Option(min=1, help="Connections that wrk keeps busy.")] = 16,
+    rate: Annotated[float, typer.Option(min=1, help="Requests/s all through the rollouts.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Run both parts and print what failed, which is to be nothing."""
+    """Run all parts and print what failed, which is to be nothing."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_wrk()
     console.quiet = as_json
@@ -90,10 +102,10 @@ def main(
     ):
         folder = Path(name)
         preparing = progress.add_task("training, deploying twice", total=VERSIONS + 1)
-        program = ("benchmarks.replacing_cloud", str(folder))
+        program = ("benchmarks.busy_cloud", str(folder), str(undecided_models(folder)))
         with running_cloud(folder, program=program) as (process, _):
             choose(None, None, folder)
-            world = _deployed(folder, process.pid, lambda: progress.advance(preparing))
+            world = deployed_twice(folder, process.pid, lambda: progress.advance(preparing))
             parts = (
                 Part("moves of all traffic", moves, lambda number: _move(world, number)),
                 Part("instances stopped", stops, lambda _: _replace_instance(world)),
@@ -103,6 +115,8 @@ def main(
                 for part in parts
                 if part.times
             ]
+            if endings:
+                found.append(_through_endings(world, endings, rate, folder, progress))
     if as_json:
         print_json(found)
     else:
@@ -110,7 +124,7 @@ def main(
     raise typer.Exit(any(one["failed"] or one["wrong"] for one in found))
 
 
-def _deployed(folder: Path, pid: int, advance: Callable[[], None]) -> World:
+def deployed_twice(folder: Path, pid: int, advance: Callable[[], None]) -> World:
     """Train once and deploy that run as v1 and v2; both keep an instance, being tagged."""
     output = ("--output", str(folder / "training"), "--publish", "--when", "off")
     _run("examples.movielens", "--run", "1", "--settings", "small", *output)
@@ -161,6 +175,75 @@ def _under_load(
             took_s.append(time.monotonic() - changing)
             progress.advance(task)
         return _figures(part, took_s, load.result(), wrong)
+
+
+def _through_endings(
+    world: World, times: int, rate: float, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Publish, finish, roll back and cancel while users ask; return what they saw."""
+    task = progress.add_task("rollouts, rollbacks and cancels", total=times)
+    endings = Endings(run_number=1)
+    kinds = itertools.cycle(
+        [
+            endings.finish,
+            endings.roll_back_live,
+            lambda: endings.cancel(10),
+            endings.finish,
+            lambda: endings.roll_back_midway(50),
+            lambda: endings.cancel(50),
+        ]
+    )
+    done: list[Ending] = []
+    wrong: list[str] = []
+    audience = Audience(world.url, world.key, world.customers, rate)
+    with Users(audience, folder / "endings.trace") as users:
+        for end in itertools.islice(kinds, times):
+            try:
+                done.append(end())
+                _see(world, {done[-1].serves})
+            except (NotAsWanted, NotReached) as error:
+                wrong.append(str(error))
+                break
+            progress.advance(task)
+    seen, raw = users.seen, users.seen.raw
+    left = [one for one in done if one.asked_at]
+    after = [one.last_answer_after_s(seen) for one in left]
+    return {
+        "part": "rollouts, rollbacks, cancels",
+        "changes": len(done),
+        "slowest_change_s": max((one.answered_at - one.asked_at for one in left), default=0.0),
+        "requests": seen.requests,
+        "socket_errors": raw["socket_errors"],
+        "timeouts": raw["timeouts"],
+        "non_2xx": raw["non_2xx"],
+        "wrong_answers": raw["wrong"] + raw["refused"] - raw["non_2xx"],
+        "failed": seen.failed,
+        "first_failure": seen.first_failure,
+        "p50_ms": raw["p50_ms"],
+        "p99_ms": raw["p99_ms"],
+        "slowest_ms": raw["max_ms"],
+        "wrong": wrong,
+        "endings": [
+            {"kind": kind, "times": times}
+            | _last_answers(
+                [late for one, late in zip(left, after, strict=True) if one.kind == kind]
+            )
+            for kind, times in Counter(one.kind for one in done).items()
+        ],
+    }
+
+
+def _last_answers(after: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Return when versions left behind answered last, after the request and after the answer."""
+    if not after:
+        return {}
+    since_request, since_answer = zip(*after, strict=True)
+    return {
+        "after_request_p50_s": median(since_request),
+        "after_request_max_s": max(since_request),
+        "after_answer_p50_s": median(since_answer),
+        "after_answer_max_s": max(since_answer),
+    }
 
 
 def _move(world: World, number: int) -> None:
@@ -256,8 +339,23 @@ def _print(found: list[dict[str, Any]]) -> None:
     names = [name for name in found[0] if name not in TEXTS] if found else []
     rows = [[name.replace("_", " "), *(_text(one[name]) for one in found)] for name in names]
     print_table("Under load", ["What", *(f"{one['part']} " for one in found)], rows)
+    for ending in [ending for one in found for ending in one.get("endings", ())]:
+        console.print(_sentence(ending), highlight=False)
     for line in [line for one in found for line in (one["first_failure"], *one["wrong"]) if line]:
         console.print(f"WRONG: {line}", style="bold red", markup=False)
+
+
+def _sentence(ending: dict[str, Any]) -> str:
+    """Return one kind of ending in words."""
+    said = f"{ending['kind']}: {ending['times']} times"
+    if "after_answer_max_s" not in ending:
+        return said
+    return (
+        f"{said}; the version left behind answered last {ending['after_request_p50_s']:.3f} s "
+        f"after the request (median; at most {ending['after_request_max_s']:.3f} s), "
+        f"{ending['after_answer_p50_s']:+.3f} s from its answer "
+        f"(at most {ending['after_answer_max_s']:+.3f} s)"
+    )
 
 
 def _text(value: float) -> str:
