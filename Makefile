@@ -19,7 +19,8 @@ up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay 
 	@$(BIN)/turnout up
 
 test: $(READY) chromium  ## Run every test: unit, contract, workflow, end to end, browser
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore-glob '*/$(ALONE)'
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	    --ignore-glob '*/$(ALONE)'
 	@$(BIN)/python -m pytest tests/contract/$(ALONE)
 
 chaos: $(READY)  ## Random interleavings of everything that may happen; SEQUENCES=20000 SEED=123

@@ -47,6 +47,22 @@ BROKEN_ARTIFACTS = {
     "rewrite": "good",
 }
 
+# Measured at once, so a stage is judged as soon as its first minute is over. The latencies of
+# this machine's processes are no test's business.
+JUDGED = {
+    "strategy": "gradual",
+    "steps_percent": [30],
+    "over": "10s",
+    "canary": {
+        "warm_up_s": 0,
+        "metrics_lag_s": 0,
+        "minimum_requests": 300,
+        "latency_ratio": 20,
+        "inconclusive_for_s": 600,
+        "on_inconclusive": "abort",
+    },
+}
+
 MODELS = {
     "once": _declared(),
     "console": _declared(),
@@ -72,24 +88,8 @@ MODELS = {
     "deaf": _declared("deaf", startup_timeout_s=10),
     "replace": _declared("replace"),
     "rewrite": _declared("rewrite"),
-    # Measured at once, so a stage is judged as soon as its first minute is over. The latencies
-    # of this machine's processes are no test's business.
-    "judged": _declared(
-        "failing",
-        policy={
-            "strategy": "gradual",
-            "steps_percent": [30],
-            "over": "10s",
-            "canary": {
-                "warm_up_s": 0,
-                "metrics_lag_s": 0,
-                "minimum_requests": 300,
-                "latency_ratio": 20,
-                "inconclusive_for_s": 600,
-                "on_inconclusive": "abort",
-            },
-        },
-    ),
+    "judged": _declared("failing", policy=JUDGED),
+    "equal": _declared(policy=JUDGED),
 }
 
 KILLED_MODELS = {"survivor": _declared(), "quick": _declared("none")}

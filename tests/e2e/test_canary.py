@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -11,57 +12,63 @@ import pytest
 from tests.e2e.traffic import Traffic
 from tests.e2e.world import ENDED, World, message, served, until
 
-MODEL = "judged"
+FAILING, EQUAL = "judged", "equal"
 JUDGED_WITHIN_S = 400
 """Two minutes have to be over before a stage may fail, one before it may pass."""
-GOOD_RUN, FAILING_RUN, EQUAL_RUN = 2, 3, 4
+GOOD_RUN, CANDIDATE_RUN = 2, 3
 PER_SECOND = 60
 
 
 @pytest.fixture(scope="module")
 def traffic(world: World, artifacts: dict[str, Path]) -> Any:
-    """Requests to version 1, which has the traffic."""
-    publish(world, artifacts, GOOD_RUN, strategy="immediate")
-    key = world.key(MODEL)
-    world.ended(deployment(GOOD_RUN), "active")
-    world.unlocked(MODEL)
-    with Traffic(world.service(MODEL).uri, key, per_second=PER_SECOND) as made:
-        until(lambda: made.versions()["v1"] > PER_SECOND, "version 1 answers")
+    """Requests to version 1 of both models, whose candidates are judged at the same time."""
+    for model in (FAILING, EQUAL):
+        publish(world, artifacts, model, GOOD_RUN, strategy="immediate")
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for model in (FAILING, EQUAL):
+            world.ended(deployment(model, GOOD_RUN), "active")
+            world.unlocked(model)
+            url = world.service(model).uri
+            made[model] = stack.enter_context(Traffic(url, world.key(model), per_second=PER_SECOND))
+        for one in made.values():
+            until(lambda one=one: one.versions()["v1"] > PER_SECOND, "version 1 answers")
+            assert one.failures() == []
+        for model in made:
+            publish(world, artifacts, model, CANDIDATE_RUN)
         yield made
 
 
-def publish(world: World, artifacts: dict[str, Path], run: int, **deploy: Any) -> None:
-    uri = world.upload(artifacts["good"], MODEL, run)
-    world.publish(message(MODEL, run, uri, **{"when": "always", **deploy}))
+def publish(world: World, artifacts: dict[str, Path], model: str, run: int, **deploy: Any) -> None:
+    uri = world.upload(artifacts["good"], model, run)
+    world.publish(message(model, run, uri, **{"when": "always", **deploy}))
 
 
-def deployment(run: int) -> str:
-    return f"{MODEL}-{run}-auto"
+def deployment(model: str, run: int) -> str:
+    return f"{model}-{run}-auto"
 
 
-def judged(world: World, run: int) -> dict[str, Any]:
-    """Return a rollout's deployment once it has ended."""
+def judged(world: World, model: str) -> dict[str, Any]:
+    """Return the candidate's deployment once its rollout has ended."""
 
     def ended() -> dict[str, Any] | None:
-        found = world.deployment(deployment(run))
+        found = world.deployment(deployment(model, CANDIDATE_RUN))
         return found if found and found["status"] in ENDED else None
 
-    return until(ended, f"run {run} is judged", JUDGED_WITHIN_S)
+    return until(ended, f"{model} is judged", JUDGED_WITHIN_S)
 
 
 def test_candidate_that_fails_a_share_of_its_requests_is_aborted_with_the_numbers(
-    world: World, artifacts: dict[str, Path], traffic: Traffic
+    world: World, traffic: dict[str, Traffic]
 ) -> None:
-    assert traffic.failures() == []
-    publish(world, artifacts, FAILING_RUN)
-    failed = judged(world, FAILING_RUN)
-    until(lambda: served(world.service(MODEL)) == {"v1": 100}, "version 1 has all of it again")
-    world.unlocked(MODEL)
+    failed = judged(world, FAILING)
+    until(lambda: served(world.service(FAILING)) == {"v1": 100}, "version 1 has all of it again")
+    world.unlocked(FAILING)
 
-    back = time.monotonic()
-    until(lambda: traffic.versions(back)["v1"] > 5 * PER_SECOND, "version 1 answers all again")
-    assert set(traffic.versions(back)) == {"v1"}
-    failures = [one for one in list(traffic.answers) if one.failure]
+    back, mine = time.monotonic(), traffic[FAILING]
+    until(lambda: mine.versions(back)["v1"] > 5 * PER_SECOND, "version 1 answers all again")
+    assert set(mine.versions(back)) == {"v1"}
+    failures = [one for one in list(mine.answers) if one.failure]
     assert failures
     assert all(one.sent_at < back for one in failures)
 
@@ -72,22 +79,19 @@ def test_candidate_that_fails_a_share_of_its_requests_is_aborted_with_the_number
     assert failed["reason"].startswith("canary at 30 %: ")
     said = f"{numbers['candidate_errors']} of {numbers['candidate_requests']} requests failed"
     assert said in failed["reason"]
-    events = world.events(deployment(FAILING_RUN))
+    events = world.events(deployment(FAILING, CANDIDATE_RUN))
     assert [one["reason"].split(":")[0] for one in events if one["action"] == "judged"] == [
         "fail at 30 %"
     ]
 
 
 def test_equal_candidate_passes_and_gets_all_of_the_traffic(
-    world: World, artifacts: dict[str, Path], traffic: Traffic
+    world: World, traffic: dict[str, Traffic]
 ) -> None:
-    publish(world, artifacts, EQUAL_RUN)
-    begun = time.monotonic()
-    done = judged(world, EQUAL_RUN)
+    done = judged(world, EQUAL)
 
     assert done["status"] == "active", done["reason"]
-    assert [one for one in list(traffic.answers) if one.failure and one.sent_at > begun] == []
-    [passed] = [
-        one["reason"] for one in world.events(deployment(EQUAL_RUN)) if one["action"] == "judged"
-    ]
+    assert traffic[EQUAL].failures() == []
+    events = world.events(deployment(EQUAL, CANDIDATE_RUN))
+    [passed] = [one["reason"] for one in events if one["action"] == "judged"]
     assert passed.startswith("pass at 30 %: 0.00% errors")
