@@ -23,7 +23,7 @@ STEPS_PERCENT = (10, 50, 100)
 # Long enough to be met in the middle; those that are to end at 100 % bake for the shorter time.
 BAKES_S, BAKES_LONG_S = 2, 60
 REACHES_WITHIN_S = 180.0
-POLL_S = 0.05
+POLL_S, SETTLE_S = 0.05, 0.5
 
 
 class NotReached(RuntimeError):
@@ -138,6 +138,8 @@ def _reached(deployment_id: str, percent: int) -> Deployment:
             raise NotReached(f"{deployment_id} is {found.status}: {found.reason}")
         served = wiring.cloud_run().service(found.config.service).split
         if percent < 100 and served.get(found.cloud_run_revision) == percent:
+            # The step that moved the traffic looks once more; that is not the next call's doing.
+            time.sleep(SETTLE_S)
             return found
         time.sleep(POLL_S)
     raise NotReached(f"{deployment_id} did not reach {percent} % in {REACHES_WITHIN_S:g} s")

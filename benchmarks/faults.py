@@ -66,7 +66,7 @@ def _settings(fault: str, load: Load) -> dict[str, Any]:
         "errors": {"one_in": 50},
         "region": {"prefix": REGION},
         # One in five later by twice the p95: so the p95 is three times what it was.
-        "slow": {"one_in": 5, "delay_ms": max(20.0, 2 * load.p95_ms)},
+        "slow": {"one_in": 5, "delay_ms": 2 * load.p95_ms},
         "leak": {"bytes": 24 * MIB},
         "empty": {"one_in": 10},
         "later": {"after_s": load.later_s},

@@ -84,7 +84,7 @@ def main(
     unchecked = [part for part in ("all traffic", "midway") if part in found]
     found["without the check"] = _together([found[part] for part in unchecked])
     if save:
-        RESULTS.write_text(json.dumps({"rate": rate, "rollbacks": found}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps({"rate": rate, "rollbacks": found}) + "\n")
     if as_json:
         print_json(found)
     else:
@@ -133,7 +133,7 @@ def _figures(ends: Sequence[Ending], seen: Seen, calls: Sequence[Counter[str]]) 
         # The version may be asked back later: only what is before the next request is its last.
         to = ends[number + 1].asked_at if number + 1 < len(ends) else math.inf
         last = seen.last(end.left, since=0.0, to=to)
-        last_s.append((last or end.asked_at) - end.asked_at)
+        last_s.append(round((last or end.asked_at) - end.asked_at, 4))
     counted = [
         {
             "reads": sum(each[name] for name in READS),
@@ -147,7 +147,7 @@ def _figures(ends: Sequence[Ending], seen: Seen, calls: Sequence[Counter[str]]) 
         "failed": seen.failed,
         "first_failure": seen.first_failure,
         "last_answer_s": last_s,
-        "answered_s": [end.answered_at - end.asked_at for end in ends],
+        "answered_s": [round(end.answered_at - end.asked_at, 4) for end in ends],
         "calls": [{"times": times, "calls": dict(kind)} for kind, times in _grouped(calls)],
         "unlike_wanted": sum(one != WANTED_CALLS for one in counted),
     }
