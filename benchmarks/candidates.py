@@ -337,7 +337,8 @@ def _found(
         failed=seen.failed,
         requests=seen.requests,
         seconds=took_s,
-        reason=ended.reason,
+        # Where the local cloud keeps its logs is of no use to a reader.
+        reason=ended.reason.replace(f"{tempfile.gettempdir()}/", ""),
         first_failure=seen.first_failure,
         judgement=dict(ended.judgement),
     )
