@@ -114,7 +114,8 @@ def test_a_gradual_rollout_and_its_rollback_fail_no_request(
     # What was rolled back from is known to be bad: only by its name.
     refused = world.turnout_json("rollback", "steady", exits=1)
     assert refused["code"] == "conflict"
-    assert "only versions that were rolled back are left (v2)" in refused["detail"]
+    assert "no version earlier than v1 is left" in refused["detail"]
+    assert "name one of v2 with --to" in refused["detail"]
     world.turnout("rollback", "steady", "--to", "v2", "--reason", "it was the network")
     world.serves("steady", v2=100)
     assert [one["status"] for one in world.deployments("steady")] == ["rolled_back", "active"]
