@@ -153,7 +153,8 @@ def _record(model_id: str, deployment_id: str, said: str, ports: Ports) -> None:
 def _drift(model_id: str, service: str, policy: Drift, ports: Ports) -> list[str]:
     """Compare what is written and what is served with what is desired, while nothing runs.
 
-    A difference is recorded once, on the active version; the next one, once more.
+    A difference is recorded once, on the active version, or on the newest where none is (the
+    first was given up); the next one, once more.
     """
     model = ports.state.model(model_id)
     seen = ports.cloud_run.service(service)
@@ -161,14 +162,16 @@ def _drift(model_id: str, service: str, policy: Drift, ports: Ports) -> list[str
     if found and ports.state.model(model_id) != model:
         return []  # Something began to move it meanwhile.
     now = ports.clock.now()
+    # What is desired was so by a deployment: there is one.
+    about = model.active or (ports.state.deployments(model_id)[0].id if found else "")
     if found != model.drift:
-        ports.state.change(model_id, lambda book: note_drift(book, model, found, now))
+        ports.state.change(model_id, lambda book: note_drift(book, model, about, found, now))
     if not found:
         return []
     if policy is Drift.REPORT:
         return [f"drift, left as it is: {found}"]
     why = f"put back: {found}"
-    lock = ports.state.change(model_id, lambda book: put_back(book, model.desired, why, now))
+    lock = ports.state.change(model_id, lambda book: put_back(book, model, about, why, now))
     if lock is None:
         return [f"drift, left to what runs now: {found}"]
     settle(model_id, service, ports, seen)

@@ -406,29 +406,31 @@ def keep_up(book: Book, deployment_id: str, at: datetime) -> Lock | None:
     return lock
 
 
-def put_back(book: Book, desired: Split, why: str, at: datetime) -> Lock | None:
+def put_back(book: Book, seen: Model, about: str, why: str, at: datetime) -> Lock | None:
     """Take the lock to write the desired traffic over a change made by hand, and say so.
 
-    None where something else runs by now, or nothing is active: that is left alone.
+    It is recorded on the deployment `about`. None where something else runs by now, or moved
+    the model since it was `seen`: that is left alone.
     """
-    if book.model.active is None or dict(book.model.desired) != dict(desired):
+    if book.model.active != seen.active or dict(book.model.desired) != dict(seen.desired):
         return None
-    lock = keep_up(book, book.model.active, at)
+    lock = keep_up(book, about, at)
     if lock:
-        note(book, lock.deployment_id, at, RECONCILE, "traffic put back", why)
+        note(book, about, at, RECONCILE, "traffic put back", why)
     return lock
 
 
-def note_drift(book: Book, seen: Model, found: str, at: datetime) -> None:
+def note_drift(book: Book, seen: Model, about: str, found: str, at: datetime) -> None:
     """Remember the drift that was found beside the model as it was `seen`, and record it.
 
-    Nothing where the model moved since: the next look sees what is true then.
+    It is recorded on the deployment `about`; nothing where the model moved since: the next
+    look sees what is true then.
     """
     if book.model != seen:
         return
     book.model = replace(seen, drift=found)
-    if found and seen.active:
-        note(book, seen.active, at, RECONCILE, "drift found", found)
+    if found:
+        note(book, about, at, RECONCILE, "drift found", found)
 
 
 def note(book: Book, deployment_id: str, at: datetime, actor: str, action: str, why: str) -> None:

@@ -22,6 +22,7 @@ from tests.unit.crashing import dying
 from tests.unit.stepping import (
     MODEL,
     SERVICE,
+    V0,
     V1,
     V2,
     advance,
@@ -183,6 +184,25 @@ def test_drift_is_put_back_under_a_new_token_where_the_policy_says_so(
     assert (model.lock, model.token, model.active) == (None, token + 1, NAME)
     assert world.state.deployment(NAME).status is Status.ACTIVE
     assert reconcile(world) == []
+
+
+@pytest.mark.parametrize("drift", ["repair", "report"])
+def test_drift_of_a_model_whose_first_version_was_given_up_is_met_as_any(drift: str) -> None:
+    world = new_world(policy={"drift": drift})
+    first = publish(world, 1)
+    advance(world, first, "create")
+    undo(
+        AbortDeployment(deployment_id=first, execution=execution_of(world, first), error="why"),
+        world.ports(),
+    )
+    world.cloud_run.by_hand(SERVICE, {None: 100})
+    done = {"repair": "put back", "report": "left as it is"}[drift]
+    [finding] = reconcile(world)
+    assert finding.startswith(f"drift, {done}: {V1} 100 % is served, LATEST 100 % is written")
+    recorded = ["drift found"] + ["traffic put back"] * (drift == "repair")
+    assert [action for action, _ in actions(world, first)] == recorded
+    assert world.cloud_run.service(SERVICE).names_all is (drift == "repair")
+    assert world.state.model(MODEL).lock is None
 
 
 def test_spec_that_is_not_served_is_drift_too() -> None:
