@@ -22,7 +22,6 @@ from tests.unit.crashing import dying
 from tests.unit.stepping import (
     MODEL,
     SERVICE,
-    V0,
     V1,
     V2,
     advance,
