@@ -20,6 +20,7 @@ from functions.announce import announce
 from functions.cancel import stop
 from functions.check_health import check
 from functions.claim_deployment import take
+from functions.collect import COLLECTED_EVERY
 from functions.copy_artifacts import copy
 from functions.create_revision import create
 from functions.finish_deployment import conclude
@@ -119,7 +120,7 @@ class Scene:
             superseding=self.superseding,
             drift=self.drift,
             keep_versions=self.keeps,
-            keep_artifacts=self.keeps + 1,
+            keep_artifacts=self.keeps + 2,
         )
 
 
@@ -204,9 +205,15 @@ class Play:
         self._hurrying = False
 
     def history(self) -> None:
-        """Bring the versions that were there before to active, one after the other."""
+        """Bring the versions that were there before to active, one after the other.
+
+        They lie so far apart that what need not be kept is cleared away in between.
+        """
         for _ in range(self.scene.history):
             self.publish("immediate")
+            self.quiet_down()
+            self.world.clock.sleep(COLLECTED_EVERY.total_seconds())
+        if self.scene.history:
             self.quiet_down()
         self.scheduler.trace.clear()
         self.happened.clear()

@@ -71,7 +71,7 @@ moves = st.tuples(stops, st.sampled_from([*Then, *OFTEN, *OFTEN]), st.integers(0
 scripts = st.lists(moves, min_size=8, max_size=32)
 scenes = st.builds(
     Scene,
-    history=st.sampled_from([2, 1, 0, 3]),
+    history=st.sampled_from([2, 1, 0, 3, 4]),
     fault=st.sampled_from([HEALTHY] * 2 * len(FAULTS) + list(FAULTS)),
     starts_after=st.integers(0, 1),
     serves_after=st.integers(0, 2),
