@@ -6,6 +6,7 @@ PipelineError
 ├── Conflict                  409  the state of the deployment does not allow it
 │   ├── TransitionRefused          the state machine has no such transition
 │   ├── Superseded                 a newer rollout, rollback or cancel holds the token
+│   ├── StateIsOlder               Firestore was restored to a time before Cloud Run's
 │   └── NothingToRollBackTo        no earlier healthy version exists
 ├── Refused                   422  understood, and can never succeed as it is
 │   ├── MessageRefused             a training-completed message that cannot be right
@@ -16,10 +17,11 @@ PipelineError
 │   └── HealthCheckFailed          the candidate answered, and wrongly
 └── Unavailable               503  trying again may succeed
     ├── RevisionNotReady           Cloud Run did not report Ready in time
-    └── TrafficNotApplied          the split was written and is not yet the one served
+    ├── TrafficNotApplied          the split was written and is not yet the one served
+    └── QuotaExceeded         429  Google Cloud takes no more calls of this project this minute
 
-The workflow retries 429, 500, 502, 503 and 504; everything else goes straight to
-`abort_deployment`, with `detail` as the reason that a person reads.
+The workflow retries 429, 500, 502, 503 and 504 (429 for longest); everything else goes straight
+to `abort_deployment`, with `detail` as the reason that a person reads.
 """
 
 from __future__ import annotations
@@ -81,6 +83,19 @@ class Superseded(Conflict):
         super().__init__(
             f"a newer change of {model_id!r} took over (token {current}, ours {mine}); "
             "this one stops and leaves the traffic alone"
+        )
+
+
+class StateIsOlder(Conflict):
+    """The documents are older than what Cloud Run serves: nothing may move by them."""
+
+    code = "state_is_older"
+
+    def __init__(self, model_id: str, seen: str) -> None:
+        super().__init__(
+            f"the documents of {model_id!r} are older than what Cloud Run serves ({seen}): "
+            f"Firestore was restored or lost; run `turnout recover {model_id}`, "
+            "nothing is moved until then"
         )
 
 
@@ -170,3 +185,9 @@ class TrafficNotApplied(Unavailable):
             f"{service!r} serves {actual} {waited_s:g} s after {wanted} was written; "
             "the next try or reconcile completes it"
         )
+
+
+class QuotaExceeded(Unavailable):
+    """A quota of Google Cloud is used up: the same call succeeds once its minute is over."""
+
+    code, http_status, title = "quota_exceeded", 429, "A quota of Google Cloud is used up"

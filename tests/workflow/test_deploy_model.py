@@ -337,6 +337,27 @@ def test_fault_that_does_not_pass_is_given_up_and_aborted(start: Start, function
     assert run.sleeps == STEP_DELAYS_S
 
 
+QUOTA_ROUND_S = [*STEP_DELAYS_S, 60.0]
+
+
+@pytest.mark.parametrize("function", [*ALL_AT_ONCE, "judge_canary"])
+def test_quota_that_is_used_up_is_waited_for_and_then_given_up_and_aborted(
+    start: Start, function: str
+) -> None:
+    run = start(GRADUAL, **{function: [problem(429)]})
+    assert not run.succeeded
+    assert run.sleeps == [*QUOTA_ROUND_S * 20, *STEP_DELAYS_S]
+    assert sum(run.sleeps) > 30 * 60
+    assert run.calls[-1] == "abort_deployment"
+    assert run.calls.count("abort_deployment") == 1
+
+
+def test_rollout_goes_on_once_a_quota_lets_it(start: Start) -> None:
+    run = start(create_revision=[*[problem(429)] * 16, Answer(body={})])
+    assert run.succeeded, run.error
+    assert run.sleeps == [*QUOTA_ROUND_S * 2, *STEP_DELAYS_S[:2]]
+
+
 # every failure ends in one abort
 
 
