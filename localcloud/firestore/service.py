@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from localcloud.firestore import fields, names
+from localcloud.firestore.admin import Admin
 from localcloud.firestore.aggregate import parse_aggregations
 from localcloud.firestore.claims import key_of_scope
 from localcloud.firestore.errors import FirestoreError, InvalidArgument, NotFound, Unimplemented
@@ -71,7 +72,7 @@ class Firestore:
         self._store.close()
 
     def grpc_handlers(self) -> Sequence[grpc.GenericRpcHandler[Any, Any]]:
-        """Return what a gRPC server needs to answer as Firestore.
+        """Return what a gRPC server needs to answer as Firestore, and as its Admin API.
 
         The server must accept messages of 10 MiB; gRPC's own default is 4 MiB.
         """
@@ -110,7 +111,8 @@ class Firestore:
             ),
             "Write": bidirectional("WriteRequest", "WriteResponse", left_out("Write")),
         }
-        return [grpc.method_handlers_generic_handler(SERVICE, handlers)]
+        documents = grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return [documents, Admin(self._store).grpc_handler()]
 
     # Documents
 

@@ -181,10 +181,10 @@ class Store:
 
     def forget_old_versions(self) -> None:
         """Delete what no read may look at any more; repeating it finds nothing to delete."""
+        # Before the transaction: a commit takes `lock` first and the database then, too.
+        before_us = self.now() - RETENTION_US
         with self._database.transaction() as connection:
-            connection.execute(
-                "DELETE FROM versions WHERE until_us < ?", (self.now() - RETENTION_US,)
-            )
+            connection.execute("DELETE FROM versions WHERE until_us < ?", (before_us,))
 
     def close(self) -> None:
         """Close the file."""

@@ -52,6 +52,9 @@ LINES: Mapping[str, Line] = {
     "drift found": Line(
         "{subject}: somebody else moved the traffic: {reason}", (Link.MODEL, Link.BACK)
     ),
+    "recovered": Line(
+        "{subject}: documents were corrected to what is served, by {actor}", (Link.MODEL,)
+    ),
     "traffic put back": Line("{subject}: traffic was put back: {reason}", (Link.MODEL,)),
 }
 """The actions that people want to hear of. The statuses that a rollback moves are left out:

@@ -138,7 +138,8 @@ class Deployment:
     `prepare_execution` is the job's execution that prepares it, `prepared_digest` the
     identity of what that wrote, `prepared_customers` how many have their answers in it.
     `redeploys` is the version that this one brings back from its kept artifacts; of one that
-    was cleared away, the revision or the artifacts (or both) are gone.
+    was cleared away, the revision or the artifacts (or both) are gone. `trace` is the
+    traceparent (W3C) of its root span, `trace_parent` that of the span which that continues.
     """
 
     id: str
@@ -185,6 +186,8 @@ class Deployment:
     redeploys: int | None = None
     revision_gone: bool = False
     artifacts_gone: bool = False
+    trace: str = ""
+    trace_parent: str = ""
 
     @property
     def origin(self) -> int:

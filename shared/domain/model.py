@@ -213,7 +213,9 @@ def finish(book: Book, deployment_id: str, at: datetime) -> Deployment | None:
     before = book.find(book.model.active) if book.model.active else None
     if before:
         # What a person goes back from is bad, also where the way back was another deployment.
-        left = Status.ROLLED_BACK if deployment.redeploys else Status.INACTIVE
+        # Where its own revision was lost, the version that is brought back is none the worse.
+        bad = deployment.redeploys not in (None, before.origin)
+        left = Status.ROLLED_BACK if bad else Status.INACTIVE
         _end(book, before, left, at, "pipeline", f"{deployment.name} took over")
     _end(book, deployment, Status.ACTIVE, at, "pipeline", "all steps passed")
     book.model = replace(book.model, active=deployment.id)
@@ -437,6 +439,26 @@ def note(book: Book, deployment_id: str, at: datetime, actor: str, action: str, 
     """Record what was done about a deployment from outside; nothing where there is none."""
     if deployment := book.find(deployment_id):
         _note(book, deployment, at, actor, action, why)
+
+
+def mark_lost(book: Book, ids: Collection[str], served: Split, at: datetime, actor: str) -> None:
+    """Mark deployments whose revisions went with their service. A repeat changes nothing.
+
+    What was desired, or would be restored, can be served no more: what the new service serves
+    takes its place.
+    """
+    lost = set()
+    for one in ids:
+        found = book.deployment(one)
+        lost.add(found.cloud_run_revision)
+        if not found.revision_gone:
+            book.put(replace(found, revision_gone=True))
+            note(book, one, at, actor, "revision lost", f"{found.cloud_run_revision} is gone")
+    for rolling in under_way(book):
+        if lost & set(rolling.snapshot):
+            book.put(replace(rolling, snapshot=dict(served)))
+    if lost & set(book.model.desired):
+        book.model = replace(book.model, desired=dict(served), drift="")
 
 
 def is_tidy(model: Model, deploying: Sequence[Deployment]) -> bool:

@@ -1,0 +1,43 @@
+"""What `turnout recover` does: each model's recovery, with the caller's own rights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
+from functions.recover import Recovery, recover
+from shared import wiring
+from shared.errors import PipelineError
+from turnout.output import console, errors, print_json
+
+
+def recover_all(models: Sequence[str], person: str, dry_run: bool, as_json: bool) -> bool:
+    """Recover each model, or all that are declared; print it, and say whether all could be.
+
+    One that cannot be recovered does not keep the others waiting. What a function would log
+    goes to stderr.
+    """
+    found: list[Recovery] = []
+    failed: dict[str, PipelineError] = {}
+    for model_id in models or wiring.state().model_ids():
+        try:
+            with redirect_stdout(sys.stderr):
+                found.append(recover(model_id, person, wiring.ports(), dry_run))
+        except PipelineError as error:
+            failed[model_id] = error
+    if as_json:
+        problems = {model_id: why.problem() for model_id, why in failed.items()}
+        print_json({"dry_run": dry_run, "models": found, "failed": problems})
+        return not failed
+    for one in found:
+        _say(f"{one.model_id}: {one.found}; {one.traffic}")
+        for done in one.done:
+            _say(f"  would: {done}" if dry_run else f"  {done}")
+    for model_id, why in failed.items():
+        errors.print(f"{model_id}: {why}", style="red", highlight=False, markup=False)
+    return not failed
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
