@@ -103,8 +103,14 @@ def read_manifest(kind: type[_Manifest], path: str, source: ArtifactSource) -> _
 
 
 def digest_of(files: Iterable[ManifestFile]) -> str:
-    """Return "sha256:" + hex of the lines `path TAB size TAB crc32c` sorted by path."""
-    lines = sorted((file.path, f"{file.path}\t{file.size}\t{file.crc32c}\n") for file in files)
+    """Return "sha256:" + hex of the lines `path TAB size TAB crc32c TAB generation` by path.
+
+    A crc32c can be met on purpose; a generation is given by Cloud Storage and never again.
+    """
+    lines = sorted(
+        (file.path, f"{file.path}\t{file.size}\t{file.crc32c}\t{file.generation}\n")
+        for file in files
+    )
     return "sha256:" + hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
 
 
@@ -140,6 +146,7 @@ def _is_inside(path: str) -> bool:
     pure = PurePosixPath(path)
     return (
         path == str(pure)
+        and path.isprintable()
         and not pure.is_absolute()
         and not {".", ".."} & set(pure.parts)
         and "\\" not in path

@@ -3,7 +3,7 @@
 ServingError
 ├── UnsupportedMediaType, InvalidJson, InvalidField, MissingField, UnknownField   the request's form
 ├── TooManyCustomers, NoCustomers, TopKOutOfRange, AnswerTooLarge                 its limits
-├── MissingApiKey, InvalidApiKey, KeysUnavailable                                 its key
+├── MissingApiKey, InvalidApiKey, KeysUnavailable, TooManyRequests                its key
 ├── ModelNotReady, ModelBusy, ModelError                                          the model's answer
 └── LoadError                        a revision that cannot serve; the process ends with code 1
     ├── InvalidConfiguration         the environment variables
@@ -131,6 +131,22 @@ class KeysUnavailable(ServingError):
 
     def __init__(self) -> None:
         super().__init__("API keys cannot be looked up at the moment; try again")
+
+
+class TooManyRequests(ServingError):
+    """The key has sent what it may in this minute, to whichever instance."""
+
+    code, http_status = "too_many_requests", 429
+
+    def __init__(self, per_minute: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"this API key may send {per_minute} requests a minute; a batch counts as one"
+        )
+        self.retry_after_s = retry_after_s
+
+
+class KeyStoreAway(Exception):
+    """The store of keys did not answer in time or refused to; the message says why."""
 
 
 class ModelNotReady(ServingError):

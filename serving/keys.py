@@ -2,7 +2,8 @@
 
 A key is looked up once and its verdict kept for a stated time, so a revoked key works for at
 most POSITIVE_TTL_S longer; while the store is away, a key that was good within the last
-STALE_LIMIT_S keeps working.
+STALE_LIMIT_S keeps working. So does one whose document has vanished: keys are revoked, never
+deleted, so that a store without it has lost it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from serving.errors import InvalidApiKey, KeysUnavailable, MissingApiKey
+from serving.errors import InvalidApiKey, KeyStoreAway, KeysUnavailable, MissingApiKey
+from serving.limits import Limits
 from serving.logs import log
 
 POSITIVE_TTL_S = 30.0
@@ -33,16 +35,16 @@ _NEVER = "0" * 64
 
 @dataclass(frozen=True)
 class StoredKey:
-    """One key as the store has it; `expires_at` is aware, None never expires."""
+    """One key as the store has it; `expires_at` is aware, None never expires.
+
+    `requests_per_minute` holds over all instances together; None is no limit.
+    """
 
     key_hash: str
     model_id: str
     is_active: bool
     expires_at: datetime | None
-
-
-class KeyStoreAway(Exception):
-    """The store did not answer in time or refused to; the message says why."""
+    requests_per_minute: int | None = None
 
 
 class KeyStore(Protocol):
@@ -51,13 +53,23 @@ class KeyStore(Protocol):
     def find(self, key_hash: str) -> StoredKey | None:
         """Return the key with this SHA-256 (hex), None without one; raises KeyStoreAway."""
 
+    def take(self, key_hash: str, minute: int, requests: int) -> int:
+        """Add to what all instances took of the key's minute (since 1970); return the sum.
+
+        Raises KeyStoreAway. A repeat takes again: fewer requests pass then, never more.
+        """
+
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What was found and when; `key` is None for a key that opens nothing here."""
+    """What was found and when; `key` is None for a key that opens nothing here.
+
+    `good_at` is when the store last had the key, where it is not the same.
+    """
 
     key: StoredKey | None
     found_at: float
+    good_at: float
 
 
 class ApiKeys:
@@ -74,6 +86,7 @@ class ApiKeys:
         self._store = store
         self._monotonic = monotonic
         self._now = now
+        self._limits = Limits(store.take, lambda: now().timestamp())
         self._verdicts: OrderedDict[str, _Verdict] = OrderedDict()
         self._verdicts_lock = threading.Lock()
         # Requests with the same key wait for one look-up instead of making one each.
@@ -84,8 +97,8 @@ class ApiKeys:
     def check(self, authorization: str | None) -> str:
         """Return the SHA-256 (hex) of the header's key, which is a good one of this model.
 
-        Raises MissingApiKey, InvalidApiKey, or KeysUnavailable where the store is away and the
-        key was not seen lately.
+        Counts the request where the key has a limit. Raises MissingApiKey, InvalidApiKey,
+        TooManyRequests, or KeysUnavailable where the store is away and the key was not seen lately.
         """
         key_hash = hashlib.sha256(_bearer_token(authorization).encode()).hexdigest()
         verdict = self._fresh(key_hash)
@@ -95,6 +108,8 @@ class ApiKeys:
         key = verdict.key
         if key is None or (key.expires_at is not None and key.expires_at <= self._now()):
             raise InvalidApiKey
+        if key.requests_per_minute is not None:
+            self._limits.spend(key_hash, key.requests_per_minute)
         return key_hash
 
     def connect(self) -> None:
@@ -122,7 +137,10 @@ class ApiKeys:
             return self._stale(key_hash)
         self._note_back()
         # The time before the question, so that the bound on revocation counts from there.
-        verdict = _Verdict(stored if self._opens(stored, key_hash) else None, asked_at)
+        verdict = self._lost(key_hash, asked_at) if stored is None else None
+        if verdict is None:
+            opening = stored if self._opens(stored, key_hash) else None
+            verdict = _Verdict(opening, asked_at, asked_at)
         with self._verdicts_lock:
             self._verdicts[key_hash] = verdict
             self._verdicts.move_to_end(key_hash)
@@ -140,13 +158,27 @@ class ApiKeys:
 
     def _stale(self, key_hash: str) -> _Verdict:
         """Return the last verdict if the key was good lately; raises KeysUnavailable."""
+        verdict = self._good_lately(key_hash)
+        if verdict is None:
+            raise KeysUnavailable
+        return verdict
+
+    def _lost(self, key_hash: str, asked_at: float) -> _Verdict | None:
+        """Return a verdict on a key that was good lately and of which the store knows nothing."""
+        verdict = self._good_lately(key_hash)
+        if verdict is None:
+            return None
+        log("ERROR", "an API key's document has vanished", key=f"{key_hash[:8]}…")
+        return _Verdict(verdict.key, asked_at, verdict.good_at)
+
+    def _good_lately(self, key_hash: str) -> _Verdict | None:
         verdict = self._verdicts.get(key_hash)
         if (
             verdict is None
             or verdict.key is None
-            or self._monotonic() > verdict.found_at + STALE_LIMIT_S
+            or self._monotonic() > verdict.good_at + STALE_LIMIT_S
         ):
-            raise KeysUnavailable
+            return None
         return verdict
 
     def _note_away(self, error: KeyStoreAway) -> None:

@@ -44,8 +44,10 @@ def load_model(
     timings.measure("download", lambda: fetch_artifact(settings, source, folder))
     tf = imported.result()
 
-    from serving.predictor import load_recommender
+    from serving.graph_ops import check_graph
+    from serving.predictor import SAVED_MODEL, load_recommender
 
+    timings.measure("check", lambda: check_graph(tf, folder / SAVED_MODEL, settings.extra_ops))
     customers = read_customers(folder)
     known = None if customers is None else frozenset(customers)
     model: Recommender = timings.measure(

@@ -91,14 +91,14 @@ def test_whole_artifact_is_written_as_it_was(source: Folder, tmp_path: Path) -> 
     assert written == FILES
 
 
-def test_digest_is_over_sorted_lines_of_path_size_and_crc32c() -> None:
+def test_digest_is_over_sorted_lines_of_path_size_crc32c_and_generation() -> None:
     import hashlib
 
     files = [
         ManifestFile(path="b", size=2, crc32c="AAAAAA==", generation=1),
         ManifestFile(path="a", size=1, crc32c="BBBBBB==", generation=2),
     ]
-    lines = b"a\t1\tBBBBBB==\nb\t2\tAAAAAA==\n"
+    lines = b"a\t1\tBBBBBB==\t2\nb\t2\tAAAAAA==\t1\n"
     assert digest_of(files) == "sha256:" + hashlib.sha256(lines).hexdigest()
 
 
