@@ -31,6 +31,8 @@ from shared.messages import ModelDeclaration, check_plan
 
 SCHEMAS = Path(__file__).parents[1] / "shared"
 MODELS_FILE = Path(__file__).parents[1] / "terraform" / "models.auto.tfvars.json"
+# What a declaration leaves out is as in terraform/variables.tf.
+IMAGE = "turnout-serving"
 PUSH_DEADLINE_S = 60
 DELIVERIES_AT_MOST = 50
 # News that cannot be told for an hour or so is no news any more.
@@ -50,9 +52,9 @@ def read_models(path: Path, project: str) -> list[ModelDeclaration]:
     declared = json.loads(path.read_text())["models"]
     models = []
     for model_id, fields in declared.items():
-        email = service_account(project, fields["service_account"])
+        email = service_account(project, fields.get("service_account", "serving"))
         model = ModelDeclaration.model_validate(
-            {**fields, "model_id": model_id, "service_account": email}
+            {"image": IMAGE, **fields, "model_id": model_id, "service_account": email}
         )
         check_plan(model.policy)
         models.append(model)
@@ -105,7 +107,7 @@ def _topics(settings: Settings) -> None:
         EVENTS_DEAD_LETTER_TOPIC,
         SCHEMAS / "deployment_event.proto",
         "on_deployment_event",
-        "chat",
+        "chat-trigger",
         CHAT_DELIVERIES_AT_MOST,
     )
 

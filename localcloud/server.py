@@ -7,19 +7,22 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import grpc
 from aiohttp import web
 
 from localcloud import project
+from localcloud.calls import NO_FUNCTION, PERSON, Calls
 from localcloud.firestore import Firestore
 from localcloud.functions import FunctionsHost
 from localcloud.google_emulators import FIRESTORE
@@ -28,9 +31,11 @@ from localcloud.metadata import Metadata, metadata_environment
 from localcloud.monitoring import Monitoring
 from localcloud.ports import HOST, Ports
 from localcloud.pubsub import PubSub
+from localcloud.recording import Recorder, recording
 from localcloud.run import CloudRun, Image
 from localcloud.scheduler import Scheduler
 from localcloud.storage import Storage
+from localcloud.traces import Traces
 from localcloud.workflows import Workflows
 from shared.config import WORKFLOW, Settings
 
@@ -59,8 +64,31 @@ TARGETS = {
 }
 
 
+# The two kinds of containers of a model: its revisions, and the tasks of its job.
+SERVING, PREPARE = "serving", "prepare"
+
+
 class AlreadyRunning(RuntimeError):
     """Another local cloud uses the same folder."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where one kind of caller is told that the services are, so that its calls are known."""
+
+    caller: str
+    grpc: socket.socket
+    storage: socket.socket
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC is, HOST:PORT."""
+        return f"{HOST}:{self.grpc.getsockname()[1]}"
+
+    @property
+    def storage_port(self) -> int:
+        """The port of Cloud Storage."""
+        return int(self.storage.getsockname()[1])
 
 
 class LocalCloud:
@@ -86,6 +114,8 @@ class LocalCloud:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
         self._sites: list[web.AppRunner] = []
+        self._calls = Calls(self.folder)
+        self._grpc_threads = ThreadPoolExecutor(GRPC_THREADS, thread_name_prefix="grpc")
 
     def start(self) -> dict[str, str]:
         """Start everything; return the environment in which Google's clients find it.
@@ -93,25 +123,39 @@ class LocalCloud:
         The environment is also set in this process and written to `cloud.json`.
         """
         self._thread.start()
-        grpc_socket = self._ports.bind("grpc")
-        grpc_address = f"{HOST}:{grpc_socket.getsockname()[1]}"
-        storage_socket, metadata_socket = self._ports.bind("storage"), self._ports.bind("metadata")
-        environment = {
-            "GOOGLE_CLOUD_PROJECT": PROJECT,
-            "TURNOUT_PROJECT": PROJECT,
-            "TURNOUT_REGION": REGION,
-            "PUBSUB_EMULATOR_HOST": grpc_address,
-            "FIRESTORE_EMULATOR_HOST": (
-                self._closing.enter_context(FIRESTORE.running())
-                if self._google_firestore
-                else grpc_address
-            ),
-            "TURNOUT_GRPC_EMULATOR_HOST": grpc_address,
-            "STORAGE_EMULATOR_HOST": f"http://{HOST}:{storage_socket.getsockname()[1]}",
-            **metadata_environment(f"{HOST}:{metadata_socket.getsockname()[1]}"),
-            "TURNOUT_TRAINING_BUCKETS": f"{PROJECT}-training",
-            "TURNOUT_SERVING_BUCKET": f"{PROJECT}-serving",
+        metadata_socket, traces_socket = self._ports.bind("metadata"), self._ports.bind("traces")
+        firestore = (
+            self._closing.enter_context(FIRESTORE.running()) if self._google_firestore else ""
+        )
+
+        def environment_of(listener: Listener) -> dict[str, str]:
+            return {
+                "GOOGLE_CLOUD_PROJECT": PROJECT,
+                "TURNOUT_PROJECT": PROJECT,
+                "TURNOUT_REGION": REGION,
+                "PUBSUB_EMULATOR_HOST": listener.grpc_address,
+                "FIRESTORE_EMULATOR_HOST": firestore or listener.grpc_address,
+                "TURNOUT_GRPC_EMULATOR_HOST": listener.grpc_address,
+                "STORAGE_EMULATOR_HOST": f"http://{HOST}:{listener.storage_port}",
+                **metadata_environment(f"{HOST}:{metadata_socket.getsockname()[1]}"),
+                "TURNOUT_TRAINING_BUCKETS": f"{PROJECT}-training",
+                "TURNOUT_SERVING_BUCKET": f"{PROJECT}-serving",
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{traces_socket.getsockname()[1]}",
+            }
+
+        listeners = {
+            caller: Listener(
+                caller, self._ports.bind(f"grpc{suffix}"), self._ports.bind(f"storage{suffix}")
+            )
+            for caller, suffix in (
+                (PERSON, ""),
+                (NO_FUNCTION, " functions"),
+                (SERVING, " serving"),
+                (PREPARE, " prepare"),
+            )
         }
+        environment = environment_of(listeners[PERSON])
         self._functions = FunctionsHost(
             self.folder / "functions",
             self.FUNCTIONS,
@@ -119,7 +163,7 @@ class LocalCloud:
             self._identity,
             self._ports,
             {
-                **environment,
+                **environment_of(listeners[NO_FUNCTION]),
                 "PYTHONPATH": str(ROOT),
                 "TURNOUT_IDENTITY": "local",
                 "TURNOUT_SECRET": self._identity.secret("dashboard"),
@@ -141,10 +185,11 @@ class LocalCloud:
             self.folder / "run",
             self._ports,
             _images(self.folder),
-            environment,
+            environment_of(listeners[SERVING]),
             PROJECT,
             REGION,
             self._loop,
+            task_environment=environment_of(listeners[PREPARE]),
         )
         self._monitoring = Monitoring(self.folder / "monitoring", self._run)
         self._workflows = Workflows(
@@ -156,8 +201,13 @@ class LocalCloud:
             {"FUNCTIONS_URL": settings.functions_url},
             project.service_account(PROJECT, "workflow"),
         )
+        self._traces = Traces(self.folder / "traces")
+        self._serve(self._traces.app(), traces_socket)
         self._storage.start()
-        self._serve(self._storage.app(), storage_socket)
+        storage = self._storage.app()
+        callers = {listener.storage_port: caller for caller, listener in listeners.items()}
+        storage.middlewares.append(recording(self._calls, callers))
+        self._serve(storage, *(listener.storage for listener in listeners.values()))
         email = project.service_account(PROJECT, "developer")
         metadata = Metadata(self._identity, PROJECT, email, REGION)
         self._serve(metadata.app(), metadata_socket)
@@ -165,8 +215,13 @@ class LocalCloud:
         self._monitoring.start()
         self._run.start()
         self._workflows.start()
-        grpc_socket.close()
-        self._grpc = self._serve_grpc(grpc_address)
+        addresses = {caller: listener.grpc_address for caller, listener in listeners.items()}
+        for listener in listeners.values():
+            listener.grpc.close()
+        self._grpc = self._serve_grpc(addresses.pop(PERSON))
+        self._grpc_of_parts = [
+            self._listen(address, caller) for caller, address in addresses.items()
+        ]
 
         self._functions.start()
         project.declare(settings, self._models)
@@ -187,31 +242,39 @@ class LocalCloud:
         self._functions.stop()
         self._run.stop()
         # No new calls first, then the ends of streams and waiting pulls, then the databases.
-        stopped = self._grpc.stop(grace=2)
+        stopped = [server.stop(grace=2) for server in (self._grpc, *self._grpc_of_parts)]
         self._pubsub.stop()
-        stopped.wait()
+        for server in stopped:
+            server.wait()
         self._monitoring.stop()
         self._firestore.stop()
         for site in self._sites:
             asyncio.run_coroutine_threadsafe(site.cleanup(), self._loop).result(timeout=10)
         self._storage.stop()
+        self._traces.stop()
+        self._calls.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         self._closing.close()
         self._lock.close()
 
-    def _serve(self, app: web.Application, socket: Any) -> None:
+    def _serve(self, app: web.Application, *sockets: socket.socket) -> None:
         async def begin() -> web.AppRunner:
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
-            await web.SockSite(runner, socket).start()
+            for bound in sockets:
+                await web.SockSite(runner, bound).start()
             return runner
 
         self._sites.append(asyncio.run_coroutine_threadsafe(begin(), self._loop).result(30))
 
     def _serve_grpc(self, address: str) -> grpc.Server:
+        return self._listen(address, PERSON)
+
+    def _listen(self, address: str, caller: str) -> grpc.Server:
         server = grpc.server(
-            ThreadPoolExecutor(GRPC_THREADS, thread_name_prefix="grpc"),
+            self._grpc_threads,
+            interceptors=[Recorder(self._calls, caller)],
             options=[
                 ("grpc.max_receive_message_length", GRPC_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", GRPC_MESSAGE_BYTES),

@@ -15,9 +15,11 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from localcloud.calls import Calls
 from localcloud.functions.dispatch import Dispatcher, load
 from localcloud.functions.invoker import Invoker
 from localcloud.functions.lifeline import die_with
+from localcloud.functions.stamps import stamp_calls
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Settings:
     parent: int
     socket: int
     source: str
+    folder: str
     targets: dict[str, str]
     public: list[str]
     base_url: str
@@ -66,7 +69,9 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Load the functions (called by gunicorn in the worker)."""
         settings = self._settings
         invoker = Invoker(settings.base_url, settings.public_key, frozenset(settings.public))
-        return Dispatcher(load(Path(settings.source), settings.targets), invoker)
+        stamp_calls()
+        functions = load(Path(settings.source), settings.targets)
+        return Dispatcher(functions, invoker, Calls(Path(settings.folder)))
 
 
 def _follow_arbiter(arbiter: Any, _worker: Any) -> None:

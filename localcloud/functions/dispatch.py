@@ -11,18 +11,25 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import flask
 import functions_framework
 
-from localcloud.functions.invoker import Invoker, Refusal
+from localcloud.calls import Calls
+from localcloud.functions.invoker import Invoker, Refusal, account_of
+from localcloud.functions.stamps import at_work
 
 #: The endpoint that functions-framework mounts for a function of each kind.
 _ENDPOINTS = {"http": "run", "cloudevent": "cloudevent"}
+#: How a call of a function is counted: it is Cloud Run that lets the caller in.
+INVOKE = "run.routes.invoke"
 
 
 class Dispatcher:
     """Finds the function, checks the caller, and calls it as if it were alone at its URL."""
 
-    def __init__(self, functions: Mapping[str, flask.Flask], invoker: Invoker) -> None:
+    def __init__(
+        self, functions: Mapping[str, flask.Flask], invoker: Invoker, calls: Calls
+    ) -> None:
         self._functions = functions
         self._invoker = invoker
+        self._calls = calls
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (WSGI)."""
@@ -35,6 +42,10 @@ class Dispatcher:
             return _problem(start_response, admitted.status, admitted.detail)
         if admitted is not None:
             environ["HTTP_AUTHORIZATION"] = admitted
+        if name not in self._invoker.public:
+            self._calls.note(account_of(admitted or ""), INVOKE, name)
+        # The thread serves this request until its answer has been sent, then another one.
+        at_work.set(name)
         environ["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/{name}"
         environ["PATH_INFO"] = f"/{rest}"
         return function(environ, start_response)

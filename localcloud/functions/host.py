@@ -38,7 +38,7 @@ class FunctionsHost:
     all of them want an ID token for their own URL but those in `public`. The port is
     taken at once, so that `base_url` can be told to others before `start`; the socket
     stays open while the child restarts: callers wait, they are not refused.
-    What the functions print goes to `folder/functions.log`.
+    What the functions print goes to `folder/functions.log`; who called them is counted there.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class FunctionsHost:
             parent=os.getpid(),
             socket=self._socket.fileno(),
             source=str(source.resolve()),
+            folder=str(folder.resolve()),
             targets=dict(targets),
             public=sorted(public),
             base_url=self.base_url,

@@ -58,3 +58,9 @@ class Invoker:
         except ValueError as error:
             return Refusal(HTTPStatus.UNAUTHORIZED, f"the ID token was not accepted: {error}")
         return f"Bearer {token.strip().rpartition('.')[0]}.{_REMOVED}"
+
+
+def account_of(authorization: str) -> str:
+    """Return the name of the service account in a header that was admitted."""
+    email = str(jwt.decode(authorization.removeprefix("Bearer "), verify=False)["email"])
+    return email.partition("@")[0]

@@ -42,7 +42,8 @@ class CloudRun:
     """Services, revisions and jobs as `google.cloud.run_v2` knows them, run as local processes.
 
     `images` maps image references to what stands for them here; a revision of an image that
-    is not in it fails with CONTAINER_MISSING. `environment` is given to every instance.
+    is not in it fails with CONTAINER_MISSING. `environment` is given to every instance, and to a
+    job's tasks unless they have a `task_environment`.
     `loop` is running in another thread; `start` and `stop` must not be called from it.
 
     A revision that nothing leads to keeps its instance for `idle_timeout_s` after it became
@@ -65,6 +66,7 @@ class CloudRun:
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         pending_timeout_s: float = PENDING_TIMEOUT_S,
         task_slots: int | None = None,
+        task_environment: Mapping[str, str] | None = None,
     ) -> None:
         self.project = project
         self.region = region
@@ -90,7 +92,7 @@ class CloudRun:
             self._processes,
             self._location,
             images,
-            environment,
+            environment if task_environment is None else task_environment,
             folder / "logs",
             task_slots or _cpus(),
             self._reconciler.announce,

@@ -108,7 +108,8 @@ class FrontDoor:
                 "The service is not public: set invoker_iam_disabled, or grant roles/run.invoker "
                 "to allUsers.",
             )
-        if hdrs.UPGRADE in request.headers:
+        # An offer of HTTP/2 may be left alone: the answer is then HTTP/1.1 (RFC 9110, 7.8).
+        if request.headers.get(hdrs.UPGRADE, "h2c").lower() != "h2c":
             return problem(
                 HTTPStatus.NOT_IMPLEMENTED,
                 "upgrade_not_supported",

@@ -24,6 +24,8 @@ from localcloud.storage.resources import (
 )
 from localcloud.storage.store import Call, Store, parse_json
 
+#: The name of the object that a request uploads, which may be in its body only.
+OBJECT_NAME = web.RequestKey("object_name", str)
 _DEFAULT_TYPE = "application/octet-stream"
 _MAX_RESOURCE = 1 << 20
 
@@ -45,6 +47,7 @@ class Order:
         name = call.query.text("name") or resource.get("name")
         if not isinstance(name, str):
             raise Invalid("Required parameter: name")
+        call.request[OBJECT_NAME] = name
         settings = settings_of(resource)
         settings.setdefault("contentType", content_type or _DEFAULT_TYPE)
         return cls(

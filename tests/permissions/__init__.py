@@ -1,0 +1,1 @@
+"""What each part may do: derived from what it does, and compared with what Terraform grants."""
