@@ -1,0 +1,13 @@
+# terraform apply -var-file=environments/staging.tfvars -var serving_image=... -var bundle=...
+# The smallest that works, and all of it can be destroyed again.
+
+project             = "shop-staging"
+region              = "europe-central2"
+environment         = "staging"
+deletion_protection = false
+
+trainers         = ["serviceAccount:training@shop-training.iam.gserviceaccount.com"]
+operators        = ["group:ml@example.com"]
+dashboard_access = ["group:ml@example.com"]
+dashboard_admins = ["domain:example.com"]
+alert_emails     = ["ml@example.com"]
