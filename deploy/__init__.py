@@ -1,0 +1,1 @@
+"""Builds what runs on Google Cloud and puts it there; never part of what runs."""
