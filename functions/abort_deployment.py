@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
 from functions.finish_deployment import start
+from functions.outcome import code_of, log_end
 from functions.prepare_model import cancel_preparation
 from functions.steps import apply_traffic
 from shared import logs
@@ -35,8 +36,8 @@ def undo(command: AbortDeployment, ports: Ports) -> dict[str, Any]:
         if owner not in ("", command.execution):
             raise Conflict(f"{deployment.id!r} belongs to execution {owner!r}")
 
-    why = reason_of(command.error)
-    end(deployment, Status.FAILED, "pipeline", why, ports, check=owned)
+    why, code = reason_of(command.error), code_of(command.error, _body_of(command.error))
+    end(deployment, Status.FAILED, "pipeline", why, ports, check=owned, code=code)
     return {
         "deployment_id": deployment.id,
         "status": ports.state.deployment(deployment.id).status.value,
@@ -51,6 +52,7 @@ def end(
     ports: Ports,
     source: str = "",
     check: Check = unchecked,
+    code: str = "",
 ) -> None:
     """End the rollout, restore its snapshot, free the lock, then stop its preparation.
 
@@ -58,7 +60,7 @@ def end(
 
     The statuses move first, under a new token, so that no slow step of this rollout can
     write after this point; the lock is freed only once Cloud Run serves the snapshot.
-    `check` may refuse inside the same transaction.
+    `check` may refuse inside the same transaction. `code` says in the log why it failed.
     """
     now = ports.clock.now()
 
@@ -66,7 +68,8 @@ def end(
         check(book)
         return abort(book, deployment.id, after, now, actor, reason, source)
 
-    ports.state.change(deployment.model_id, move)
+    if ports.state.change(deployment.model_id, move):
+        log_end(deployment, after, code, now)
     settle(deployment.model_id, deployment.config.service, ports)
     cancel_preparation(deployment.id, ports)
 
@@ -110,22 +113,28 @@ def start_soon(deployment: Deployment | None, ports: Ports) -> None:
     try:
         start(deployment, ports)
     except Exception as error:  # any fault of the service: see above
-        logs.log_exception("execution not started", error)
+        waits = deployment.id if deployment else ""
+        logs.log_exception("execution not started", error, deployment_id=waits)
 
 
 def reason_of(error: Any) -> str:
     """Return what a person reads, from what the workflow caught (an HTTP error or a map)."""
     if not isinstance(error, dict):
         return _shortened(str(error or "the workflow gave no reason"))
-    body = error.get("body")
-    if isinstance(body, str):
-        # Workflows decodes application/json only; a problem document arrives as text.
-        try:
-            body = json.loads(body)
-        except ValueError:
-            body = {"detail": body}
+    body = _body_of(error)
     detail = body.get("detail") if isinstance(body, dict) else None
     return _shortened(str(detail or error.get("message") or error))
+
+
+def _body_of(error: Any) -> Any:
+    body = error.get("body") if isinstance(error, dict) else None
+    if not isinstance(body, str):
+        return body
+    # Workflows decodes application/json only; a problem document arrives as text.
+    try:
+        return json.loads(body)
+    except ValueError:
+        return {"detail": body}
 
 
 def _shortened(reason: str) -> str:

@@ -6,8 +6,9 @@ from datetime import timedelta
 
 from google.api_core.exceptions import InvalidArgument
 
-from shared import logs, wiring
-from shared.domain.announcement import encode
+from shared import logs, tracing, wiring
+from shared.domain.announcement import Announcement, encode
+from shared.domain.deployment import Status
 from shared.ports import Ports
 
 AT_ONCE = 50
@@ -33,11 +34,53 @@ def announce(ports: Ports) -> int:
                 except InvalidArgument as error:
                     # Whatever the topic's schema refuses would keep all later ones waiting.
                     logs.log("event refused", severity="ERROR", id=told.id, why=str(error))
+                _end_trace(told, ports)
                 ports.state.announced(told.id)
+                _log(told)
                 count += 1
     except Exception as error:  # the boundary of what is only told: the outbox keeps it
         logs.log("events wait", severity="WARNING", why=f"{type(error).__name__}: {error}")
     return count
+
+
+def _end_trace(told: Announcement, ports: Ports) -> None:
+    """Record the root span of a deployment whose rollout this event ended, and send it.
+
+    Told again, it is recorded again with the same ids and times.
+    """
+    event = told.event
+    if event.before != Status.DEPLOYING or not event.after:
+        return
+    deployment = ports.state.glance(event.deployment_id)
+    if deployment is None:
+        return
+    tracing.record(
+        deployment.trace,
+        deployment.trace_parent,
+        f"deploy {told.subject}",
+        deployment.created_at,
+        event.at,
+        {**tracing.about(deployment), "turnout.status": event.after},
+        failure="" if event.after == Status.ACTIVE else event.reason,
+    )
+    tracing.flush()
+
+
+def _log(told: Announcement) -> None:
+    """Write the transition as one line: what Cloud Monitoring counts and alerts on."""
+    event = told.event
+    logs.log(
+        "transition",
+        action=event.action,
+        model_id=event.model_id,
+        deployment_id=event.deployment_id,
+        version=told.version,
+        before=event.before,
+        after=event.after,
+        actor=event.actor,
+        why=event.reason,
+        at=event.at,
+    )
 
 
 def announce_own() -> None:

@@ -11,7 +11,8 @@ from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
 from functions.steps import model_of
-from shared.domain.model import claim
+from shared.domain.model import Book, claim
+from shared.domain.recovery import check_current
 from shared.messages import ClaimDeployment
 from shared.ports import Ports
 from shared.wiring import ports
@@ -25,10 +26,12 @@ def take(command: ClaimDeployment, ports: Ports) -> dict[str, Any]:
     model_id = model_of(command.deployment_id, ports)
     service = ports.cloud_run.service(ports.state.deployment(command.deployment_id).config.service)
     now = ports.clock.now()
-    claimed = ports.state.change(
-        model_id,
-        lambda book: claim(book, command.deployment_id, command.execution, service.split, now),
-    )
+
+    def move(book: Book) -> bool:
+        check_current(book.model, service.token)
+        return claim(book, command.deployment_id, command.execution, service.split, now)
+
+    claimed = ports.state.change(model_id, move)
     deployment = ports.state.deployment(command.deployment_id)
     return {
         "deployment_id": deployment.id,

@@ -56,9 +56,12 @@ def copy(command: CopyArtifacts, ports: Ports) -> dict[str, Any]:
 
 
 def digest_of(files: list[dict[str, Any]]) -> str:
-    """Return the identity of a tree: SHA-256 over path, size and crc32c of each file."""
+    """Return the identity of a tree: SHA-256 over path, size, crc32c and generation of each file.
+
+    A crc32c can be met on purpose; a generation is given by Cloud Storage and never again.
+    """
     lines = "".join(
-        f"{file['path']}\t{file['size']}\t{file['crc32c']}\n"
+        f"{file['path']}\t{file['size']}\t{file['crc32c']}\t{file['generation']}\n"
         for file in sorted(files, key=lambda file: str(file["path"]))
     )
     return "sha256:" + sha256(lines.encode()).hexdigest()
@@ -122,6 +125,11 @@ def _copy_tree(
         raise ArtifactsRefused(f"{MANIFEST} is the pipeline's own; training must not write one")
     if any(name.startswith(PREPARED) for name in names):
         raise ArtifactsRefused(f"{PREPARED} is the pipeline's own; training must not write to it")
+    if odd := next((name for name in sorted(names) if not _is_plain(name)), None):
+        raise ArtifactsRefused(
+            f"{odd!r} is no plain path; export the model without '.', '..', backslashes and "
+            "control characters in file names and publish again"
+        )
     if len(found) > FILES_AT_MOST or sum(stored.size for stored in found) > BYTES_AT_MOST:
         raise ArtifactsRefused(f"{deployment.artifact_uri} is too large: {len(found)} files")
 
@@ -131,6 +139,12 @@ def _copy_tree(
 
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
         return list(pool.map(copy_one, found))
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether a name stays below its folder wherever it is written, and on its line."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def _manifest(deployment: Deployment, prefix: str, copies: list[StoredObject]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import functions_framework
 from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
+from functions.outcome import log_end
 from functions.steps import edit
 from shared import logs
 from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment, Status
@@ -26,7 +27,8 @@ def conclude(command: FinishDeployment, ports: Ports) -> dict[str, Any]:
     and only starts the run whose turn it is again, whose own claim lets one execution go on.
     """
     deployment = ports.state.deployment(command.deployment_id)
-    if deployment.status not in {Status.ACTIVE, *CAN_BE_RETURNED_TO}:
+    first = deployment.status not in {Status.ACTIVE, *CAN_BE_RETURNED_TO}
+    if first:
         edit(command, ports, lambda found: found)  # this execution's, and still its turn
         served = ports.cloud_run.service(deployment.config.service).split
         if dict(served) != {deployment.cloud_run_revision: 100}:
@@ -37,6 +39,8 @@ def conclude(command: FinishDeployment, ports: Ports) -> dict[str, Any]:
     next_up = ports.state.change(
         deployment.model_id, lambda book: finish(book, command.deployment_id, now)
     )
+    if first:
+        log_end(deployment, Status.ACTIVE, "", now)
     start(next_up, ports)
     status = ports.state.deployment(deployment.id).status
     return {"deployment_id": deployment.id, "status": status.value}

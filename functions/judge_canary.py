@@ -11,6 +11,7 @@ import functions_framework
 from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
+from shared import logs
 from shared.domain import canary
 from shared.domain.bake import Answer, Decision, decide, longest_s
 from shared.domain.canary import Judgement, Verdict, Window
@@ -22,6 +23,9 @@ from shared.messages import JudgeCanary
 from shared.ports import JudgePorts, Ports
 from shared.wiring import judge_ports, ports
 
+DUE_AT = 0.25
+"""The part of the time for an approval that is left when people are told that it ends."""
+
 
 def look(command: JudgeCanary, ports: Ports, judging: JudgePorts) -> dict[str, Any]:
     """Answer wait, advance, hold or abort. It may be asked again at any time.
@@ -32,7 +36,7 @@ def look(command: JudgeCanary, ports: Ports, judging: JudgePorts) -> dict[str, A
     now = ports.clock.now()
     judgement, blocks = _judge(deployment, now, judging)
 
-    def move(book: Book) -> Decision:
+    def move(book: Book) -> tuple[Decision, Deployment]:
         # A repeat writes the same judgement over itself, and keeps the begin of a hold. What
         # a person said while Monitoring was asked counts already.
         found = book.deployment(deployment.id)
@@ -41,22 +45,38 @@ def look(command: JudgeCanary, ports: Ports, judging: JudgePorts) -> dict[str, A
             raise Conflict(f"{found.id!r} belongs to execution {found.execution!r}")
         if found.stage_started_at != deployment.stage_started_at:
             # The late repeat of a call that timed out: another stage has begun since.
-            return Decision(Answer.WAIT, 0.0, "another stage has begun")
+            return Decision(Answer.WAIT, 0.0, "another stage has begun"), found
         decision = decide(found, judgement, now)
         noted = _with_hold(book, found, decision, now)
         if judgement:
             noted = _with_judgement(book, noted, judgement, blocks, now)
         if noted != found:
             book.put(noted)
-        return decision
+        return decision, noted
 
-    decision = ports.state.change(deployment.model_id, move)
+    decision, noted = ports.state.change(deployment.model_id, move)
+    if decision.answer is Answer.HOLD:
+        _log_hold(noted, now)
     return {
         "deployment_id": deployment.id,
         "answer": decision.answer.value,
         "wait_s": decision.wait_s,
         "why": decision.why,
     }
+
+
+def _log_hold(deployment: Deployment, now: datetime) -> None:
+    """Write, once most of the time for an approval is over, that it ends soon in an abort."""
+    limit_s = deployment.policy.hold.limit_s
+    left_s = limit_s - (now - (deployment.holding_since or now)).total_seconds()
+    if left_s <= limit_s * DUE_AT:
+        logs.log(
+            "approval is due",
+            severity="WARNING",
+            model_id=deployment.model_id,
+            deployment_id=deployment.id,
+            left_s=round(left_s),
+        )
 
 
 def _with_hold(book: Book, found: Deployment, decision: Decision, now: datetime) -> Deployment:

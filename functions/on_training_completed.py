@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import functions_framework
@@ -16,7 +16,8 @@ from functions.abort_deployment import settle
 from functions.announce import announce_own
 from functions.evaluation import Unreadable, read_results
 from functions.finish_deployment import start
-from shared import logs
+from functions.steps import require_current
+from shared import logs, tracing
 from shared.domain.deployment import Deployment, Status
 from shared.domain.model import Book, enter
 from shared.domain.paired import CUSTOMERS_AT_LEAST, Paired, compare_paired
@@ -28,18 +29,52 @@ from shared.messages import Deploy, ModelDeclaration, TrainingCompleted, explain
 from shared.ports import Ports
 from shared.wiring import ports
 
+REASON_BYTES = 1000
+STEP = "on_training_completed"
 
-def receive(data: bytes, message_id: str, ports: Ports) -> str:
+
+def deliver(message: Mapping[str, Any], ports: Ports, announce: Callable[[], None]) -> str:
+    """Handle one delivery of a Pub/Sub message in a span of its trace; return what became of it.
+
+    The trace is the publisher's where the message has the attribute `traceparent`.
+    """
+    data, message_id = base64.b64decode(message.get("data", "")), str(message["messageId"])
+    publisher = str((message.get("attributes") or {}).get("traceparent", ""))
+    root, began = tracing.begin(message_id, publisher), ports.clock.now()
+    about = {"turnout.step": STEP, "messaging.message.id": message_id}
+    try:
+        with (
+            logs.about(step=STEP, message_id=message_id),
+            tracing.span(STEP, root, attributes=about) as span,
+        ):
+            outcome = receive(data, message_id, ports, publisher)
+            span.set_attribute("turnout.outcome", outcome)
+            logs.log("message handled", outcome=outcome)
+            announce()
+            traced = _is_traced(data, root, ports)
+        if not traced:
+            # No deployment will end this trace: that is all there was.
+            ended = ports.clock.now()
+            tracing.record(root, publisher, f"message {outcome}", began, ended, about)
+    finally:
+        tracing.flush()
+    return outcome
+
+
+def receive(data: bytes, message_id: str, ports: Ports, publisher: str = "") -> str:
     """Handle one delivery; return what became of it. Transient faults raise: Pub/Sub retries.
 
     A message that can never succeed is recorded, goes to the dead-letter topic and is
     acknowledged. A redelivery finds the run and the deployment of the first delivery.
+    `publisher` is the traceparent that came with it.
     """
     try:
         message = read(data)
+        logs.note(model_id=message.model_id, deployment_id=message.deployment_id)
         declaration = admit(message, ports)
         run = _remember(message, ports)
-        return _deploy(message, declaration, run, ports)
+        traced = (tracing.begin(message_id, publisher), tracing.checked(publisher))
+        return _deploy(message, declaration, run, traced, ports)
     except MessageRefused as refusal:
         _refuse(data, message_id, refusal, ports)
         return "refused"
@@ -146,6 +181,17 @@ def outcome_of(deployment: Deployment) -> str:
     return "waiting" if deployment.waiting else "started"
 
 
+def _is_traced(data: bytes, root: str, ports: Ports) -> bool:
+    """Tell whether a deployment has this trace: an earlier delivery of the message began it."""
+    try:
+        found = ports.state.glance(read(data).deployment_id)
+    except MessageRefused:
+        return False
+    if found and found.trace != root:
+        tracing.link(found.trace)
+    return found is not None and found.trace == root
+
+
 def _remember(message: TrainingCompleted, ports: Ports) -> Mapping[str, Any]:
     """Record the run once; return what is stored. Other artifacts under its number are refused."""
     run = message.model_dump(exclude={"deploy", "schema_version"})
@@ -158,12 +204,19 @@ def _deploy(
     message: TrainingCompleted,
     declaration: ModelDeclaration,
     run: Mapping[str, Any],
+    traced: tuple[str, str],
     ports: Ports,
 ) -> str:
+    # Before anything is decided: against older documents it would be decided wrongly, once and
+    # for all, and under a version that exists already. Pub/Sub brings the message again.
+    require_current(message.model_id, declaration.config.service, ports)
     gate = _decided_once(message, declaration, run, ports)
     if not gate.deploy:
         return "listed"
-    wanted = deployment_of(message, declaration, ports)
+    trace, trace_parent = traced
+    wanted = replace(
+        deployment_of(message, declaration, ports), trace=trace, trace_parent=trace_parent
+    )
     deployment = ports.state.change(message.model_id, entry(wanted, gate, declaration))
     if deployment.waiting and declaration.policy.superseding is Superseding.REPLACE:
         # It may have ended the rollout under way: that one's traffic goes back first, and this
@@ -243,16 +296,17 @@ def _refuse(data: bytes, message_id: str, refusal: MessageRefused, ports: Ports)
             "at": ports.clock.now(),
         },
     )
+    # An attribute has 1,024 bytes at most; a longer one would be refused at every redelivery.
+    reason = str(refusal).encode()[:REASON_BYTES].decode(errors="ignore")
     ports.dead_letters.publish(
-        data, {"reason": str(refusal)[:1000], "code": refusal.code, "message_id": message_id}
+        data, {"reason": reason, "code": refusal.code, "message_id": message_id}
     )
 
 
 @functions_framework.cloud_event
 def on_training_completed(event: CloudEvent) -> None:
     """Receive a Pub/Sub message (the topic `training-completed`)."""
+    tracing.start()
     message: dict[str, Any] = event.data["message"]
-    message_id = str(message.get("messageId") or message.get("message_id") or event["id"])
-    outcome = receive(base64.b64decode(message.get("data", "")), message_id, ports())
-    logs.log("message handled", message_id=message_id, outcome=outcome)
-    announce_own()
+    message_id = message.get("messageId") or message.get("message_id") or event["id"]
+    deliver({**message, "messageId": message_id}, ports(), announce_own)

@@ -15,6 +15,7 @@ from functions.collect import collect
 from functions.entry import respond
 from functions.finish_deployment import start
 from functions.prepare_model import cancel_preparation
+from functions.steps import require_current
 from shared import logs
 from shared.domain.deployment import Status
 from shared.domain.model import (
@@ -28,14 +29,16 @@ from shared.domain.model import (
     tidy,
 )
 from shared.domain.policy import Drift
+from shared.domain.recovery import finished_unseen
 from shared.domain.traffic import difference
-from shared.errors import NotFound, Unavailable
+from shared.errors import NotFound, StateIsOlder, Unavailable
 from shared.gcp.workflows import DEAD
 from shared.messages import Reconcile
 from shared.ports import Ports
 from shared.wiring import ports
 
 UNCLAIMED_AFTER_S = 120.0
+EXECUTION_ENDED = "execution_ended"
 
 
 def repair_all(command: Reconcile, ports: Ports) -> dict[str, Any]:
@@ -89,10 +92,12 @@ def repair(model_id: str, ports: Ports) -> list[str]:
     Lock, waiting run and deployments are made to agree first. Then an abort or rollback that
     stopped before its traffic was served is completed; a rollout whose execution ended is
     aborted; one that no execution claimed gets another. While nothing runs, traffic that
-    differs from the desired is reported, or put back where the policy says so.
+    differs from the desired is reported, or put back where the policy says so. StateIsOlder,
+    and nothing is touched, where the documents were restored to an earlier time.
     """
-    findings = _tidy(model_id, ports)
     service = f"model-serving-{model_id}"
+    require_current(model_id, service, ports)
+    findings = _tidy(model_id, ports)
     lock = ports.state.model(model_id).lock
     if lock is not None:
         return findings + _complete(model_id, service, lock, ports)
@@ -133,8 +138,12 @@ def _complete(model_id: str, service: str, lock: Lock, ports: Ports) -> list[str
     state = ports.executions.state(deployment.execution)
     if state not in DEAD:
         return []
+    split = ports.cloud_run.service(service).split
+    if finished_unseen(ports.state.model(model_id), deployment, state, split):
+        said = f"{deployment.id} rolls out, and its execution succeeded with all of the traffic"
+        raise StateIsOlder(model_id, said)
     why = f"its workflow execution ended as {state}: {ports.executions.error(deployment.execution)}"
-    end(deployment, Status.FAILED, RECONCILE, why, ports)
+    end(deployment, Status.FAILED, RECONCILE, why, ports, code=EXECUTION_ENDED)
     return [f"aborted {deployment.id}: {why}"]
 
 

@@ -13,10 +13,11 @@ from functions.abort_deployment import settle, start_soon
 from functions.copy_artifacts import MANIFEST
 from functions.entry import caller, respond
 from functions.prepare_model import cancel_preparation
-from shared import logs
+from shared import logs, tracing
 from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment
 from shared.domain.model import Book, Check, LockKind, previous, redeploy, unchecked, under_way
 from shared.domain.model import roll_back as want_back
+from shared.domain.recovery import check_current
 from shared.domain.rollout import Strategy, plan_rollout
 from shared.domain.traffic import describe
 from shared.errors import Conflict, NotFound, NothingToRollBackTo, Unavailable
@@ -39,6 +40,7 @@ def go_back(
     refuse inside the transaction that takes the token.
     """
     target = _target(command, ports)
+    tracing.link(target.trace)
     if target.deployed_at is None:
         raise Conflict(f"{target.name} is {target.status}: only a version that served can return")
     service = target.config.service
@@ -51,6 +53,7 @@ def go_back(
     now = ports.clock.now()
 
     def move(book: Book) -> list[Deployment]:
+        check_current(book.model, seen.token)
         check(book)
         stopped = under_way(book)
         want_back(book, target.id, now, actor, command.reason, source)
@@ -59,6 +62,7 @@ def go_back(
     stopped = ports.state.change(command.model_id, move)
     served = settle(command.model_id, service, ports, seen)
     for deployment in stopped:
+        tracing.link(deployment.trace)
         call_off(deployment, ports)
     split = (served or ports.cloud_run.service(service)).split
     return {
@@ -204,6 +208,7 @@ def _bring_back(
     now = ports.clock.now()
 
     def move(book: Book) -> tuple[Deployment, list[Deployment]]:
+        check_current(book.model, seen.token)
         check(book)
         stopped = [found for found in under_way(book) if found.id != wanted.id]
         return redeploy(book, target.id, wanted, now, actor, command.reason, source), stopped
@@ -247,6 +252,7 @@ def _anew(target: Deployment, actor: str, copies: list[Deployment], ports: Ports
     """
     ended = [found for found in copies if found.deactivated_at or found.deployed_at]
     request_id = f"back-to-v{target.origin}-{len(ended) + 1}"
+    now, request = ports.clock.now(), tracing.current()
     return Deployment(
         id=f"{target.model_id}-{target.training_run}-{request_id}",
         model_id=target.model_id,
@@ -257,7 +263,7 @@ def _anew(target: Deployment, actor: str, copies: list[Deployment], ports: Ports
         config=target.config,
         plan=plan_rollout(Strategy.IMMEDIATE, (), 0),
         deployed_by=actor,
-        created_at=ports.clock.now(),
+        created_at=now,
         policy=target.policy,
         cloud_run_service=target.cloud_run_service,
         serving_model_path=target.serving_model_path,
@@ -269,6 +275,8 @@ def _anew(target: Deployment, actor: str, copies: list[Deployment], ports: Ports
         recall_at_50=target.recall_at_50,
         recall_at_10=target.recall_at_10,
         redeploys=target.origin,
+        trace=tracing.begin(f"{target.model_id} {request_id} {now.isoformat()}", request),
+        trace_parent=request,
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from shared import logs
 from shared.domain.deployment import Deployment, Step, StepName, StepState
 from shared.domain.model import Book, holds
+from shared.domain.recovery import check_current
 from shared.domain.traffic import Split, describe
-from shared.errors import Conflict, PipelineError, Superseded, TrafficNotApplied
+from shared.errors import Conflict, NotFound, PipelineError, Superseded, TrafficNotApplied
 from shared.messages import StepRequest
 from shared.ports import Ports, ServiceView, Stale
 
@@ -46,7 +47,8 @@ def step(
         if not isinstance(error, Superseded):
             edit(command, ports, partial(_failed, name=name, error=error, ports=ports))
         raise
-    edit(command, ports, lambda found: _done(found, name, recorder, ports))
+    ended = edit(command, ports, lambda found: _done(found, name, recorder, ports))
+    _log(ended, name)
 
 
 def edit(
@@ -72,6 +74,17 @@ def model_of(deployment_id: str, ports: Ports) -> str:
     return ports.state.deployment(deployment_id).model_id
 
 
+def require_current(model_id: str, service: str, ports: Ports) -> None:
+    """StateIsOlder where the model's documents are older than the service's last write.
+
+    A service that is not there contradicts nothing.
+    """
+    with suppress(NotFound):
+        # Read in this order: see `check_current`.
+        served = ports.cloud_run.service(service).token
+        check_current(ports.state.model(model_id), served)
+
+
 def apply_traffic(
     service: str,
     model_id: str,
@@ -88,11 +101,13 @@ def apply_traffic(
     So whoever was overtaken fails, in any interleaving: Superseded. TrafficNotApplied
     when Cloud Run does not serve the split in time. Tags of others are kept, `dropped` ones
     are not. Who took the token after reading the service passes that as `seen`: whatever was
-    written since then makes its etag stale.
+    written since then makes its etag stale. StateIsOlder where the documents were restored to a
+    time before the service's last write.
     """
     for _ in range(CONFLICTS_AT_MOST):
         seen = seen or ports.cloud_run.service(service)
         model = ports.state.model(model_id)
+        check_current(model, seen.token)
         if model.token != token:
             raise Superseded(model_id, token, model.token)
         wanted = model.desired
@@ -130,6 +145,19 @@ def _wait_until_served(
             raise TrafficNotApplied(service, describe(wanted), describe(seen.split), waited_s)
         ports.clock.sleep(POLL_S)
         waited_s += POLL_S
+
+
+def _log(deployment: Deployment, name: StepName) -> None:
+    """Write how long a step took, from its first try; a repeat writes the same again."""
+    found = deployment.steps[name.value]
+    if found.started_at and found.ended_at:
+        logs.log(
+            "step ended",
+            step=name.value,
+            model_id=deployment.model_id,
+            deployment_id=deployment.id,
+            seconds=round((found.ended_at - found.started_at).total_seconds(), 3),
+        )
 
 
 def _started(deployment: Deployment, name: StepName, ports: Ports) -> Deployment:

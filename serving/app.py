@@ -11,7 +11,7 @@ import orjson
 from werkzeug.exceptions import HTTPException
 
 from serving.errors import ServingError
-from serving.logs import log, trace_fields
+from serving.logs import log, report_fields, trace_fields
 from serving.model_slot import ModelSlot
 from serving.openapi import openapi_document
 from serving.service import Service
@@ -23,6 +23,14 @@ MAX_BODY_BYTES = 1 << 20
 _READ_AT_MOST = 8 * MAX_BODY_BYTES
 _READ_AT_ONCE = 1 << 16
 _PROBLEM_TYPE = "application/problem+json"
+# Of every answer: nobody keeps it, and a browser takes it for nothing but what it is.
+ALWAYS = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
+# Of those that a browser can be led to, besides.
+_READ_BY_BROWSERS = (
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Strict-Transport-Security", "max-age=31536000"),
+)
 
 
 def create_app(
@@ -55,7 +63,8 @@ def create_app(
     @app.errorhandler(ServingError)
     def refused(error: ServingError) -> flask.Response:
         if error.http_status == 500:
-            _log_failure(settings, code=error.code, reason=str(error))
+            reported = report_fields(error.code)
+            _log_failure(settings, code=error.code, reason=str(error), **reported)
         status, headers, content = refusal(error)
         return flask.Response(content, status, headers)
 
@@ -82,6 +91,12 @@ def create_app(
         for _ in range(_READ_AT_MOST // _READ_AT_ONCE):
             if not body.read(_READ_AT_ONCE):
                 break
+        return response
+
+    @app.after_request
+    def protect(response: flask.Response) -> flask.Response:
+        for name, value in (*ALWAYS, *_READ_BY_BROWSERS):
+            response.headers[name] = value
         return response
 
     @app.after_request
@@ -160,6 +175,7 @@ def _log_failure(settings: Settings, *, exc_info: bool = False, **fields: Any) -
         "request failed",
         exc_info=exc_info,
         path=request.path,
+        model_id=settings.model_id,
         model_version=settings.model_version,
         **fields,
         **trace_fields(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ class Bucket:
     def __init__(self, bucket: str, prefix: str) -> None:
         from google.cloud import storage
 
+        # Otherwise it asks for the bucket, too, for traces that nobody makes: that takes
+        # storage.buckets.get, which the container has no need of.
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         # Without a project of its own: reading objects needs none.
         self._bucket: Any = storage.Client(project="none").bucket(bucket)
         self._prefix = prefix

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from serving.app import MAX_BODY_BYTES, refusal
+from serving.app import ALWAYS, MAX_BODY_BYTES, refusal
 from serving.errors import ServingError
 from serving.service import Service
 
@@ -53,11 +53,12 @@ class Express:
                 environ.get("CONTENT_TYPE") or "",
                 environ["wsgi.input"].read(int(length)),
             )
-            status, headers = "200 OK", [_ANSWER_TYPE]
+            status, headers = "200 OK", [_ANSWER_TYPE, *ALWAYS]
         except ServingError as error:
             if error.http_status == 500:
                 return self._fail(error, environ, start_response)
             status, headers, content = refusal(error)
+            headers += ALWAYS
         except Exception as error:  # Flask logs it and answers for it, in one place.
             return self._fail(error, environ, start_response)
         headers.append(("Content-Length", str(len(content))))

@@ -9,8 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 _LOGGER = logging.getLogger("serving")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(
+    r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+)
 _CLOUD_TRACE = re.compile(r"(?P<trace>[0-9a-f]{32})(/.*)?")
+# https://docs.cloud.google.com/error-reporting/docs/formatting-error-messages
+_REPORTED = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
 
 
 def log(severity: str, message: str, *, exc_info: bool = False, **fields: Any) -> None:
@@ -68,8 +72,13 @@ def logging_config() -> dict[str, Any]:
     }
 
 
-def trace_fields(traceparent: str, cloud_trace: str, project: str | None) -> dict[str, str]:
-    """Return the field that ties a line to the request's trace, or nothing without one.
+def report_fields(code: str) -> dict[str, Any]:
+    """Return what lets Error Reporting group a line without a stack by its code."""
+    return {"@type": _REPORTED, "context": {"reportLocation": {"functionName": code}}}
+
+
+def trace_fields(traceparent: str, cloud_trace: str, project: str | None) -> dict[str, Any]:
+    """Return the fields that tie a line to the request's trace, or nothing without one.
 
     `traceparent` is the W3C header, `cloud_trace` is X-Cloud-Trace-Context (TRACE/SPAN;o=1); one
     that is absent is empty.
@@ -79,4 +88,9 @@ def trace_fields(traceparent: str, cloud_trace: str, project: str | None) -> dic
         return {}
     trace = match["trace"]
     name = f"projects/{project}/traces/{trace}" if project else trace
-    return {"logging.googleapis.com/trace": name}
+    fields: dict[str, Any] = {"logging.googleapis.com/trace": name}
+    known = match.groupdict()
+    if known.get("span"):
+        fields["logging.googleapis.com/spanId"] = known["span"]
+        fields["logging.googleapis.com/trace_sampled"] = bool(int(known["flags"], 16) & 1)
+    return fields

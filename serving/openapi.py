@@ -14,6 +14,7 @@ _PROBLEMS = {
     401: "The API key is missing, unknown, revoked, expired or another model's.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not declared as application/json.",
+    429: "The API key has sent what it may in this minute; come again after Retry-After.",
     500: "The model failed on this request.",
     503: "No model answers yet, or API keys cannot be looked up; try again after Retry-After.",
 }

@@ -9,6 +9,7 @@ from typing import Literal
 
 from serving.errors import InvalidConfiguration
 
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _GS_FOLDER = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<prefix>.+/)")
 
 
@@ -26,7 +27,9 @@ class Settings:
     """The process's settings; without `artifact` it is the empty v0, which serves no model.
 
     `prepared_digest` is None where no answers were prepared. Usage is written every
-    `usage_flush_s` seconds: what a kill may lose.
+    `usage_flush_s` seconds: what a kill may lose. `extra_ops` are operations that the model may
+    hold although they reach beyond it: see `graph_ops`. `traceparent` is the deployment's root
+    span, "" where nothing is to be told of.
     """
 
     model_id: str | None
@@ -39,6 +42,8 @@ class Settings:
     usage_flush_s: int = 60
     prepared_digest: str | None = None
     retrieval: Literal["exact", "approximate"] = "exact"
+    extra_ops: frozenset[str] = frozenset()
+    traceparent: str = ""
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -56,6 +61,8 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         usage_flush_s=_flush_s(env) if "USAGE_FLUSH_S" in env else 60,
         prepared_digest=_digest(env, "PREPARED_DIGEST") if env.get("PREPARED_DIGEST") else None,
         retrieval=_retrieval(env),
+        extra_ops=frozenset(filter(None, env.get("MODEL_EXTRA_OPS", "").split(","))),
+        traceparent=_traceparent(env) if has_model else "",
     )
 
 
@@ -79,6 +86,15 @@ def _retrieval(env: Mapping[str, str]) -> Literal["exact", "approximate"]:
     if retrieval not in ("exact", "approximate"):
         raise InvalidConfiguration(f"RETRIEVAL is {retrieval!r}; it must be exact or approximate")
     return retrieval
+
+
+def _traceparent(env: Mapping[str, str]) -> str:
+    """Tracing is never worth a start: what is no traceparent is none."""
+    off = env.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if off or env.get("OTEL_TRACES_EXPORTER") != "otlp":
+        return ""
+    given = env.get("TRACEPARENT", "")
+    return given if _TRACEPARENT.fullmatch(given) else ""
 
 
 def _flush_s(env: Mapping[str, str]) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from serving.logs import log
 from serving.model_slot import ModelSlot
+from serving.moments import Moments
 from serving.settings import Settings
 from serving.wire import EngineEnded, ModelReady, PreparedReady
 
@@ -39,7 +40,7 @@ def import_all() -> None:
     """Import what a worker needs, without connecting to anything."""
     from google.cloud import firestore  # noqa: F401
 
-    from serving import express, firestore_usage  # noqa: F401
+    from serving import firestore_usage, first_request  # noqa: F401
 
 
 def build(launch: Launch) -> Callable[..., Any]:
@@ -54,15 +55,15 @@ def build(launch: Launch) -> Callable[..., Any]:
 
     from serving.app import create_app
     from serving.engine_client import EngineClient
-    from serving.express import Express
     from serving.firestore_keys import FirestoreKeys
     from serving.firestore_usage import FirestoreUsage
+    from serving.first_request import application
     from serving.keys import ApiKeys
     from serving.model_slot import EMPTY, STARTING
     from serving.service import Service
     from serving.usage import Usage
 
-    settings = launch.settings
+    settings, moments = launch.settings, Moments(launch.started_at)
     keys = ApiKeys(settings.model_id or "", FirestoreKeys(settings.project))
     usage = Usage(
         FirestoreUsage(
@@ -75,7 +76,9 @@ def build(launch: Launch) -> Callable[..., Any]:
     else:
         slot = ModelSlot(STARTING)
         try:
-            slot.follow(EngineClient(launch.engine, lambda event: _take(event, slot, launch)))
+            slot.follow(
+                EngineClient(launch.engine, lambda event: _take(event, slot, launch, moments))
+            )
         except OSError:
             slot.set_ended()  # It has ended already, and said why; the main process ends too.
         _spawn("connect-keys", keys.connect)
@@ -88,10 +91,11 @@ def build(launch: Launch) -> Callable[..., Any]:
     def draining() -> bool:
         return bool(launch.draining.value)
 
-    return Express(service, create_app(settings, slot, service, draining), draining)
+    parts = (service, create_app(settings, slot, service, draining), draining)
+    return application(parts, settings, moments, launch.engine.parent)
 
 
-def _take(event: object, slot: ModelSlot, launch: Launch) -> None:
+def _take(event: object, slot: ModelSlot, launch: Launch, moments: Moments) -> None:
     """Let the slot hold what the engine has made ready."""
     from serving.table import Table, Tables
 
@@ -100,9 +104,11 @@ def _take(event: object, slot: ModelSlot, launch: Launch) -> None:
     if isinstance(event, PreparedReady):
         tables = Tables(map(Table, map(Path, event.tables)), artifact.digest)
         slot.set_prepared(tables, event.products)
+        moments.note_ready()
         _log_ready("prepared answers served", launch, customers=tables.customers)
     elif isinstance(event, ModelReady):
         slot.set_model(event)
+        moments.note_ready()
         _log_ready("healthy", launch, products=event.products)
     elif isinstance(event, EngineEnded):
         slot.set_ended()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,11 +12,17 @@ DEAD_LETTER_TOPIC = "training-completed-dead-letter"
 EVENTS_TOPIC = "deployment-events"
 EVENTS_DEAD_LETTER_TOPIC = "deployment-events-dead-letter"
 WORKFLOW = "deploy-model"
+TELEMETRY = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT")
+# A host ends before `@`: what stands left of it would be a name and a password, and no host.
+_CHAT = re.compile(r"(https://[^/?#@\s\\]+|http://127\.0\.0\.1:\d{1,5})([/?][!-~]*)?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things are. `grpc_emulator` is host:port of a plaintext server, or empty."""
+    """Where things are. `grpc_emulator` is host:port of a plaintext server, or empty.
+
+    `telemetry` are OpenTelemetry's own variables: the containers send where the functions do.
+    """
 
     project: str
     region: str
@@ -23,6 +30,7 @@ class Settings:
     training_buckets: frozenset[str]
     functions_url: str
     grpc_emulator: str
+    telemetry: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
@@ -43,6 +51,7 @@ class Settings:
                 or f"https://{region}-{project}.cloudfunctions.net"
             ).rstrip("/"),
             grpc_emulator=values.get("TURNOUT_GRPC_EMULATOR_HOST", ""),
+            telemetry={name: values[name] for name in TELEMETRY if values.get(name)},
         )
 
     @property
@@ -66,6 +75,6 @@ class ChatSettings:
         values = os.environ if environment is None else environment
         dashboard = values.get("TURNOUT_DASHBOARD_URL") or f"{settings.functions_url}/dashboard"
         webhook = values.get("TURNOUT_CHAT_WEBHOOK", "").strip()
-        if webhook and not webhook.startswith(("https://", "http://127.0.0.1:")):
+        if webhook and not _CHAT.fullmatch(webhook):
             raise ValueError("TURNOUT_CHAT_WEBHOOK must be an https URL")
         return ChatSettings(dashboard.rstrip("/"), webhook)

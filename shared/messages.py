@@ -26,16 +26,25 @@ ModelId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,22}[a-z0-9]$")]
 
 RequestId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 DeploymentId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,99}$")]
-Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
-"""One line of text for people: no control characters, so that a log line stays one."""
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""Characters that steer a terminal, end a line or turn the direction of reading around."""
+
+Line = Annotated[str, Field(max_length=300, pattern=f"^[^{UNSEEN}]*$")]
+"""One line of text for people, of characters that they see: a log line stays one."""
 
 SCHEMA_VERSION = 1
+EXPLAINED_AT_MOST = 1000
 _configs = TypeAdapter(ModelConfig)
 _policies = TypeAdapter(RolloutPolicy)
+# A name, never an address: of those (the metadata server's among them) no certificate vouches.
 _WEBHOOK = re.compile(
-    r"(https://[A-Za-z0-9.-]{1,253}|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[!-~]{0,1900})?"
+    r"(https://(?=[^/:]{1,253}(?:[/:]|$))(?:[A-Za-z0-9-]+\.)+[A-Za-z][A-Za-z0-9-]*"
+    r"|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[!-~]{0,1900})?"
 )
-_ARTIFACT_URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/([^\x00-\x1f\x7f]{1,900})")
+# Half a character, which JSON can escape, fits into no document either.
+_ARTIFACT_URI = re.compile(
+    rf"gs://([a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9])/([^{UNSEEN}\ud800-\udfff\\]{{1,900}})"
+)
 
 
 class Message(BaseModel):
@@ -160,7 +169,7 @@ class Canary(Message):
     def _webhooks_are_private(cls, webhooks: tuple[str, ...]) -> tuple[str, ...]:
         for url in webhooks:
             if not _WEBHOOK.fullmatch(url):
-                raise ValueError("a webhook is https://HOST/PATH, or http:// on localhost")
+                raise ValueError("a webhook is https://NAME/PATH, or http:// on localhost")
         return webhooks
 
 
@@ -352,11 +361,15 @@ def parse(kind: type[M], body: object) -> M:
 
 
 def explain(error: ValidationError) -> str:
-    """Return pydantic's findings as one line, without the values (they may be secret)."""
-    return "; ".join(
+    """Return pydantic's findings as one line, without the values (they may be secret).
+
+    It names fields that the sender may have made up: it stays short, and text.
+    """
+    said = "; ".join(
         f"{'.'.join(str(part) for part in found['loc']) or 'body'}: {found['msg']}"
         for found in error.errors(include_url=False, include_input=False)
     )
+    return "".join(c if c.isprintable() else "\ufffd" for c in said[:EXPLAINED_AT_MOST])
 
 
 def check_plan(policy: Policy) -> None:

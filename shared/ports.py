@@ -13,6 +13,7 @@ from shared.domain.announcement import Announcement
 from shared.domain.canary import Judgement, Side
 from shared.domain.deployment import Deployment
 from shared.domain.model import Book, Model
+from shared.domain.remains import RevisionFacts
 from shared.domain.serving_metrics import RevisionHour, ServingHour
 from shared.messages import ModelDeclaration
 
@@ -36,6 +37,10 @@ class State(Protocol):
 
     def deployment(self, deployment_id: str) -> Deployment:
         """Return a deployment; NotFound where there is none."""
+        ...
+
+    def glance(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment; None where it is not there, or does not come at once."""
         ...
 
     def deployments(self, model_id: str) -> list[Deployment]:
@@ -63,7 +68,7 @@ class State(Protocol):
         ...
 
     def take_news(self) -> bool:
-        """Return True once after this process recorded an event; reads nothing."""
+        """Return True once after this thread recorded an event; reads nothing."""
         ...
 
     def run(self, run_id: str) -> Mapping[str, Any] | None:
@@ -126,7 +131,8 @@ class ServiceView:
     """A Cloud Run service as it is now.
 
     `split` and `tag_urls` come from `traffic_statuses`, what is really served; `names_all`
-    is False while the specification leaves any traffic to LATEST.
+    is False while the specification leaves any traffic to LATEST. `token` is the fencing token
+    of the last write of traffic, `lived` the versions that had all of it: see `domain.marks`.
     """
 
     name: str
@@ -138,6 +144,8 @@ class ServiceView:
     annotations: Mapping[str, str]
     names_all: bool
     written: Mapping[str, int]
+    token: int = 0
+    lived: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,10 @@ class CloudRun(Protocol):
 
     def revisions(self, service: str) -> list[str]:
         """Return the names of a service's revisions, newest first."""
+        ...
+
+    def facts(self, service: str) -> list[RevisionFacts]:
+        """Return what is kept of each of a service's revisions, newest first."""
         ...
 
     def delete_revision(self, service: str, revision: str) -> bool:

@@ -28,8 +28,11 @@ from shared.domain.announcement import Announcement, announce_of, event_name
 from shared.domain.canary import Judgement, Side
 from shared.domain.deployment import Deployment, Event, Status
 from shared.domain.histogram import Histogram, merge
+from shared.domain.marks import lived_of, marks_of_revision, marks_of_traffic, token_of
 from shared.domain.model import Book, Model
+from shared.domain.remains import RevisionFacts
 from shared.errors import ArtifactsRefused, NotFound, Refused, Unavailable
+from shared.gcp.cloud_run import model_environment
 from shared.messages import ModelDeclaration
 from shared.ports import (
     JobState,
@@ -121,6 +124,10 @@ class FakeState:
             raise NotFound(f"there is no deployment {deployment_id!r}")
         return found
 
+    def glance(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment, or None."""
+        return self._documents.get(("deployments", deployment_id))
+
     def deployments(self, model_id: str) -> list[Deployment]:
         """Return a model's deployments, newest version first."""
         found = [self._documents[path] for path in list(self._deployments_of[model_id])]
@@ -197,6 +204,25 @@ class FakeState:
         """Return version and content of a document (0 and None where there is none)."""
         with self._lock:
             return self._versions.get(path, 0), self._documents.get(path)
+
+    def export(self) -> dict[Path, Any]:
+        """Return all documents as they are now."""
+        with self._lock:
+            return dict(self._documents)
+
+    def restore(self, exported: Mapping[Path, Any], into_another: bool = True) -> None:
+        """Bring the documents back: of another database, which had none, or over these.
+
+        An import writes over what has the same name, and leaves the rest.
+        """
+        with self._lock:
+            kept = {} if into_another else self._documents
+            self._documents = {**kept, **exported}
+            self._deployments_of = defaultdict(set)
+            for path, found in self._documents.items():
+                self._versions[path] = self._versions.get(path, 0) + 1
+                if isinstance(found, Deployment):
+                    self._deployments_of[found.model_id].add(path)
 
     def _commit(self, book: FakeBook) -> bool:
         with self._lock:
@@ -364,6 +390,7 @@ class FakeRevision:
     state: str = "deploying"
     message: str = ""
     reads_until_known: int = 0
+    created_at: datetime = datetime(2026, 11, 24, 14, tzinfo=UTC)
 
 
 @dataclass
@@ -446,6 +473,8 @@ class FakeCloudRun:
                 annotations=dict(service.annotations),
                 names_all=None not in service.split,
                 written={revision or "": share for revision, share in service.split.items()},
+                token=token_of(service.annotations),
+                lived=lived_of(service.annotations),
             )
 
     def revision(self, service: str, revision: str) -> RevisionView | None:
@@ -462,6 +491,12 @@ class FakeCloudRun:
         """Return the names of a service's revisions, newest first."""
         with self._lock:
             return list(reversed(self._service(service).revisions))
+
+    def facts(self, service: str) -> list[RevisionFacts]:
+        """Return what is kept of each of a service's revisions, newest first."""
+        with self._lock:
+            found = self._service(service).revisions
+            return [_facts(name, made) for name, made in reversed(found.items())]
 
     def delete_revision(self, service: str, revision: str) -> bool:
         """Delete a revision; False where it is tagged, serves, or is the latest."""
@@ -487,7 +522,7 @@ class FakeCloudRun:
                 raise Refused(f"Traffic targets sum to {sum(split.values())}, want 100")
             service.split = {revision: share for revision, share in split.items() if share}
             service.tags = dict(tags)
-            service.annotations = {**seen.annotations, "turnout/fencing-token": str(token)}
+            service.annotations = marks_of_traffic(seen.annotations, split, token)
             self._wrote(service)
         self.wrote(token, split)
 
@@ -1011,6 +1046,29 @@ class World:
 
 def _url(service: str, tag: str = "") -> str:
     return f"https://{tag}---{service}.test" if tag else f"https://{service}.test"
+
+
+def _facts(name: str, revision: FakeRevision) -> RevisionFacts:
+    """What Cloud Run keeps of a revision: its template; of v0, what Terraform gave it."""
+    made_for = revision.made_for
+    if made_for is None:
+        return RevisionFacts(name, revision.created_at, "serving", "", "", "", 0, 0, 0)
+    config, env = made_for.config, model_environment(made_for)
+    if made_for.prepared_digest:
+        env["PREPARED_DIGEST"] = made_for.prepared_digest
+    return RevisionFacts(
+        name=name,
+        created_at=revision.created_at,
+        image=config.image,
+        service_account=config.service_account,
+        cpu=config.cpu,
+        memory=config.memory,
+        max_instances=config.max_instances,
+        concurrency=config.concurrency,
+        startup_timeout_s=config.startup_timeout_s,
+        env=env,
+        annotations=marks_of_revision(made_for),
+    )
 
 
 def _template(deployment: Deployment) -> tuple[object, ...]:

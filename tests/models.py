@@ -17,6 +17,8 @@ CUSTOMERS = [f"C{number:03}" for number in range(20)]
 PRODUCTS = [f"P{number:03}" for number in range(50)]
 # Held customers wait in the middle of their answer: see `write_holding`.
 HOLD = "hold:"
+# How models wait; MODEL_EXTRA_OPS has to allow it.
+WAITING_OPS = "MatchingFiles,WriteFile"
 
 
 def write_good(folder: Path, seed: int = 1) -> None:

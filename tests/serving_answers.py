@@ -13,6 +13,8 @@ COMPARED_HEADERS = (
     "Retry-After",
     "WWW-Authenticate",
     "Allow",
+    "Cache-Control",
+    "X-Content-Type-Options",
 )
 
 

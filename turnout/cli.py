@@ -24,11 +24,14 @@ from shared.domain.traffic import describe
 from shared.errors import InvalidRequest, NotFound, PipelineError, Unavailable
 from shared.messages import Deploy
 from shared.requesting import message_to_deploy
+from shared.tracing import trace_id as trace_id_of
 from turnout.calling import FunctionFailed, call
 from turnout.dashboard import Api, document_of, show_dashboard
-from turnout.output import console, errors, moment, print_json, print_table, share
+from turnout.output import console, errors, harmless, moment, print_json, print_table, share
 from turnout.planning import show_plan
 from turnout.target import choose
+from turnout.traces import draw, fetch, link_of
+from turnout.traces import show as show_trace
 from turnout.watching import follow, show
 
 REFUSED, UNREACHABLE, NOT_ACTIVE = 1, 3, 4
@@ -302,12 +305,36 @@ def watch(
     Ends when the rollout does: exit code 0 when it became active, 4 when it did not.
     """
     connect(context)
-    if deployment is None:
-        known = wiring.state().deployments(_model(model))
-        if not known:
-            raise NotFound("nothing was ever deployed here; `turnout publish --help` shows how")
-        deployment = known[0].id
-    _watch(deployment, as_json)
+    _watch(deployment or _newest(model).id, as_json)
+
+
+@app.command()
+def trace(
+    context: typer.Context,
+    deployment: Annotated[
+        str | None, typer.Argument(help="Deployment id; without it, the newest of the model.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model id.")] = None,
+    calls: Annotated[bool, typer.Option("--calls", help="Each call of an API, too.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw it into this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a deployment's trace: its message, each step, each try, and the first request.
+
+    In production it says where Google's console shows it.
+    """
+    connect(context)
+    found = wiring.state().deployment(deployment) if deployment else _newest(model)
+    trace_id = trace_id_of(found.trace)
+    if not trace_id:
+        raise NotFound(f"{found.id!r} was deployed without a trace")
+    if not wiring.settings().grpc_emulator:
+        link = link_of(trace_id, wiring.settings().project)
+        return print_json({"trace_id": trace_id, "url": link}) if as_json else console.print(link)
+    spans, title = fetch(trace_id, calls), f"{found.model_id} {found.name}, trace {trace_id}"
+    if svg:
+        svg.write_text(draw(title, spans))
+    return print_json(spans) if as_json else show_trace(title, spans)
 
 
 @app.command()
@@ -364,6 +391,34 @@ def cancel(
     connect(context)
     body = {"deployment_id": deployment, "reason": reason, "requested_by": _person()}
     _answer(call("cancel", body), as_json, "{deployment_id} is {status}")
+
+
+@app.command()
+def recover(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Model ids; without any, all that are declared.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the documents back to what Cloud Run serves, after a disaster.
+
+    For when Firestore was restored to an earlier time, or lost, or a model's service was lost.
+    Traffic is not moved: the documents follow it. Where a service was lost, its active version
+    is deployed again from its kept artifacts. What is well is left alone. It acts as you, not
+    as a function, and needs the roles that docs/disaster-recovery.md names. Exit code 1 where
+    a model could not be recovered; the others are.
+
+        turnout recover --dry-run
+    """
+    from turnout.recovering import recover_all  # only this command does a function's work itself
+
+    connect(context)
+    if not recover_all(models or [], _person(), dry_run, as_json):
+        raise SystemExit(REFUSED)
 
 
 @app.command()
@@ -462,6 +517,25 @@ def predict(
     )
 
 
+@app.command()
+def calls(context: typer.Context, as_json: AsJson = False) -> None:
+    """List which part of the local cloud called which method of which service, and how often."""
+    from localcloud import calls as recorded  # not installed in production
+
+    try:
+        found = recorded.read(context.obj[2])
+    except FileNotFoundError as missing:
+        raise Unavailable(str(missing)) from None
+    if as_json:
+        print_json([{**call._asdict(), "count": count} for call, count in found.items()])
+        return
+    print_table(
+        "API calls",
+        ("Caller", "Method", "Of what", "Count "),
+        [(*call, str(count)) for call, count in found.items()],
+    )
+
+
 @app.command("open")
 def open_dashboard(
     context: typer.Context,
@@ -491,13 +565,18 @@ def keys_create(
     model: ModelArgument = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     days: Annotated[float, typer.Option(min=0, help="Days until it expires; 0 for never.")] = 0,
+    per_minute: Annotated[
+        int, typer.Option(min=0, help="Requests a minute, all instances together; 0: no limit.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Create an API key; it is shown once and stored nowhere."""
     connect(context)
     model_id = _model(model)
     _known_model(model_id)
-    key_id, plain = wiring.keys().create(model_id, name, _person(), days * 86400 or None)
+    key_id, plain = wiring.keys().create(
+        model_id, name, _person(), days * 86400 or None, per_minute or None
+    )
     if as_json:
         return print_json({"id": key_id, "key": plain, "model_id": model_id})
     errors.print("Keep it now, it cannot be shown again. Send it as `Authorization: Bearer KEY`.")
@@ -514,12 +593,13 @@ def keys_list(context: typer.Context, model: ModelArgument = None, as_json: AsJs
         return print_json(found)
     return print_table(
         f"API keys of {model_id}",
-        ["Begins", "Name", "State", "Created", "By", "Id"],
+        ["Begins", "Name", "State", "A minute ", "Created", "By", "Id"],
         [
             [
                 one["key_prefix"],
                 one["name"],
                 _key_state(one),
+                str(one.get("requests_per_minute") or "-"),
                 moment(one["created_at"]),
                 one["created_by"],
                 one["id"],
@@ -567,7 +647,8 @@ def _complain(problem: dict[str, Any]) -> None:
     if "--json" in sys.argv:
         print_json(problem)
     else:
-        errors.print(f"turnout: {problem['detail']}", style="red", highlight=False, markup=False)
+        detail = harmless(problem["detail"])
+        errors.print(f"turnout: {detail}", style="red", highlight=False, markup=False)
 
 
 def _watch(deployment_id: str, as_json: bool, patience_s: float = 0.0) -> None:
@@ -642,6 +723,13 @@ def _model(model: str | None) -> str:
     if len(known) == 1:
         return known[0]
     raise InvalidRequest(f"name a model: {', '.join(known) or 'none is declared yet'}")
+
+
+def _newest(model: str | None) -> Deployment:
+    known = wiring.state().deployments(_model(model))
+    if not known:
+        raise NotFound("nothing was ever deployed here; `turnout publish --help` shows how")
+    return known[0]
 
 
 def _overview(model_id: str) -> dict[str, str]:

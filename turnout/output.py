@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # Into a file or a pipe a table may be wider than the eighty columns that rich assumes there.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -29,8 +30,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         right = column.endswith(" ")
         table.add_column(column.strip(), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(harmless(cell)) for cell in row))
     console.print(table)
+
+
+def harmless(text: str) -> str:
+    """Return text from outside without what steers a terminal or turns its reading around."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def share(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from turnout.output import console
+from turnout.output import console, harmless
 
 WORDS = {
     "refused": "It would be refused and go to the dead letters",
@@ -36,7 +36,7 @@ def show_plan(plan: Mapping[str, Any]) -> None:
         f"  {check['checking']:<10}  {check['name']}: {check['why']}" for check in plan["checks"]
     ]
     for line in said:
-        console.print(line, highlight=False, markup=False)
+        console.print(harmless(line), highlight=False, markup=False)
 
 
 def _stage(stage: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from shared.domain.deployment import Deployment, Status, Step, StepName, StepState
 from shared.domain.estimate import progress
 from shared.gcp.firestore import FirestoreState
-from turnout.output import console
+from turnout.output import console, harmless
 
 POLL_S = 0.5
 TITLES = {
@@ -83,7 +83,7 @@ def _print_changes(state: FirestoreState, deployment_id: str) -> Deployment:
     for deployment in follow(state, deployment_id):
         for line in _lines(deployment):
             if line.plain not in said and not line.plain.startswith("·"):
-                console.print(line.plain, highlight=False, soft_wrap=True)
+                console.print(line.plain, highlight=False, markup=False, soft_wrap=True)
                 said.add(line.plain)
     return deployment
 
@@ -97,9 +97,10 @@ def _lines(deployment: Deployment) -> list[Text]:
         mark, style = MARKS[step.state]
         lines.append(Text(f"{mark} {TITLES[name]}{_took(step)}", style))
         if about := step.error or step.detail:
-            lines[-1].append(f": {about}", "red" if step.error else "dim")
+            lines[-1].append(f": {harmless(about)}", "red" if step.error else "dim")
     if deployment.status not in (Status.DEPLOYING, Status.ACTIVE):
-        lines.append(Text(f"✗ {deployment.status.value}: {deployment.reason}", "bold red"))
+        why = harmless(deployment.reason)
+        lines.append(Text(f"✗ {deployment.status.value}: {why}", "bold red"))
     return lines
 
 

@@ -168,7 +168,9 @@ class Actions:
                 return NewKeyView(**key_view(known, now).model_dump(), key=plain_key)
         self._records.count(f"keys-{model_id}", KEYS_AN_HOUR, now)
         lifetime_s = asked.days * 86400 if asked.days else None
-        made = new_key(model_id, asked.name, who.email, lifetime_s, plain_key)
+        made = new_key(
+            model_id, asked.name, who.email, lifetime_s, plain_key, asked.requests_per_minute
+        )
         key_id = made[0]
         event = self._event(
             model_id, who, "key created", f"{asked.name} ({made[1]['key_prefix']}…)"

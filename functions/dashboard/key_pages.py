@@ -13,6 +13,8 @@ from functions.dashboard.schemas import CreateKey, NewKeyView
 from shared.errors import NotFound
 from shared.messages import explain
 
+TYPED = ("name", "days", "requests_per_minute")
+
 
 @blueprint.get("/models/<model_id>/api")
 def api(model_id: str) -> flask.Response:
@@ -39,7 +41,7 @@ def _show(
         ended_keys=[key for key in keys if key.state != "active"],
         new_key=new_key,
         key_error=key_error,
-        key_form=typed or {"name": "", "days": ""},
+        key_form=typed or dict.fromkeys(TYPED, ""),
         endpoints=prediction_api.endpoints(),
         examples=prediction_api.code_examples(found.endpoint_url),
     )
@@ -52,9 +54,11 @@ def _show(
 @needs("admin")
 def create_key(model_id: str) -> flask.Response:
     """Make a key and show it, this once."""
-    typed = {name: flask.request.form.get(name, "").strip() for name in ("name", "days")}
+    typed = {name: flask.request.form.get(name, "").strip() for name in TYPED}
     try:
-        asked = CreateKey.model_validate({"name": typed["name"], "days": typed["days"] or None})
+        # A field that was left empty says nothing, but for the name, which there must be.
+        given = {name: value or None for name, value in typed.items()}
+        asked = CreateKey.model_validate({**given, "name": typed["name"]})
     except ValidationError as error:
         return _show(model_id, key_error=explain(error), typed=typed)
     return _show(model_id, actions().create_key(model_id, asked, who()))

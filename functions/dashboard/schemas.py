@@ -14,7 +14,7 @@ from shared.domain.canary import Verdict
 from shared.domain.deployment import Status, StepName, StepState
 from shared.domain.policy import Checking
 from shared.domain.rollout import Strategy
-from shared.messages import DeploymentId, Line, ModelId, RequestId
+from shared.messages import UNSEEN, DeploymentId, Line, ModelId, RequestId
 
 Role = Literal["viewer", "deployer", "admin"]
 
@@ -423,6 +423,7 @@ class KeyView(View):
     created_by: str
     expires_at: datetime | None
     last_used_at: datetime | None
+    requests_per_minute: int | None
 
 
 class KeyList(View):
@@ -467,10 +468,16 @@ class Why(Body):
 
 
 class CreateKey(Body):
-    """A key for the prediction API; `days` until it expires, none for never."""
+    """A key for the prediction API; `days` until it expires, none for never.
 
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    `requests_per_minute` holds over all instances together; none is no limit.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=f"^[^{UNSEEN}]+$")]
     days: Annotated[float, Field(gt=0, le=3650)] | None = None
+    requests_per_minute: (
+        Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None
+    ) = None
 
 
 class OfModel(BaseModel):

@@ -57,7 +57,7 @@ class Signatures:
                 audience=sorted(audiences),
                 clock_skew_in_seconds=CLOCK_SKEW_S,
             )
-        except (ValueError, exceptions.GoogleAuthError) as error:
+        except (ValueError, RecursionError, exceptions.GoogleAuthError) as error:
             logs.log("token refused", severity="WARNING", kind=type(error).__name__)
             # Not the error's text: it quotes the token.
             raise NotIdentified(
@@ -82,7 +82,7 @@ def read(token: str) -> dict[str, Any]:
     parts = token.split(".")
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         raise NotIdentified("the token cannot be read") from None
     if not isinstance(claims, dict):
         raise NotIdentified("the token cannot be read")

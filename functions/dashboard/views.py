@@ -264,7 +264,7 @@ def key_view(key: Mapping[str, Any], now: datetime) -> KeyView:
         state = "revoked"
     elif key["expires_at"] and key["expires_at"] <= now:
         state = "expired"
-    shown = {name: key[name] for name in KeyView.model_fields if name != "state"}
+    shown = {name: key.get(name) for name in KeyView.model_fields if name != "state"}
     return KeyView(**shown, state=state)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from google.api_core import exceptions, retry
 from google.cloud import run_v2
 
 from shared.config import Settings
 from shared.domain.deployment import Deployment
+from shared.domain.marks import lived_of, marks_of_revision, marks_of_traffic, token_of
+from shared.domain.remains import RevisionFacts
 from shared.errors import NotFound, Refused
 from shared.ports import RevisionView, ServiceView, Stale
 
-TOKEN_ANNOTATION = "turnout/fencing-token"
 PORT = 8080
 PROBE_PERIOD_S = 1
 # Without it a service that takes the call and says nothing would hold the caller for ever.
@@ -79,6 +81,13 @@ class RunServices:
         newest = sorted(listed, key=attrgetter("create_time"), reverse=True)
         return [found.name.split("/")[-1] for found in newest]
 
+    def facts(self, service: str) -> list[RevisionFacts]:
+        """Return what is kept of each of a service's revisions, newest first."""
+        listed = self._revisions.list_revisions(
+            parent=self._path(service), retry=passing, timeout=READ_WITHIN_S
+        )
+        return [_facts(found) for found in sorted(listed, key=attrgetter("create_time"))][::-1]
+
     def delete_revision(self, service: str, revision: str) -> bool:
         """Delete a revision; False where Cloud Run refuses: it is tagged, serves, or is the latest.
 
@@ -106,7 +115,7 @@ class RunServices:
             run_v2.Service(
                 name=self._path(seen.name),
                 traffic=_targets(split, tags),
-                annotations={**seen.annotations, TOKEN_ANNOTATION: str(token)},
+                annotations=marks_of_traffic(seen.annotations, split, token),
                 etag=seen.etag,
             ),
             ["traffic", "annotations"],
@@ -121,7 +130,7 @@ class RunServices:
         self._update(
             run_v2.Service(
                 name=self._path(seen.name),
-                template=_template(deployment, revision),
+                template=_template(deployment, revision, self._settings),
                 etag=seen.etag,
             ),
             ["template"],
@@ -182,6 +191,27 @@ def _view(found: run_v2.Service) -> ServiceView:
         annotations=dict(found.annotations),
         names_all=bool(found.traffic) and all(t.type_ == _BY_NAME for t in found.traffic),
         written=written,
+        token=token_of(found.annotations),
+        lived=lived_of(found.annotations),
+    )
+
+
+def _facts(found: run_v2.Revision) -> RevisionFacts:
+    container = found.containers[0]
+    limits = container.resources.limits
+    probe = container.startup_probe
+    return RevisionFacts(
+        name=found.name.split("/")[-1],
+        created_at=cast(datetime, found.create_time),
+        image=container.image,
+        service_account=found.service_account,
+        cpu=limits.get("cpu", ""),
+        memory=limits.get("memory", ""),
+        max_instances=found.scaling.max_instance_count,
+        concurrency=found.max_instance_request_concurrency,
+        startup_timeout_s=probe.failure_threshold * probe.period_seconds,
+        env={variable.name: variable.value for variable in container.env},
+        annotations=dict(found.annotations),
     )
 
 
@@ -199,11 +229,14 @@ def _targets(split: Mapping[str, int], tags: Mapping[str, str]) -> list[run_v2.T
     return shares + tagged
 
 
-def _template(deployment: Deployment, revision: str) -> run_v2.RevisionTemplate:
+def _template(deployment: Deployment, revision: str, settings: Settings) -> run_v2.RevisionTemplate:
     config = deployment.config
     values = model_environment(deployment)
     if deployment.prepared_digest:
         values["PREPARED_DIGEST"] = deployment.prepared_digest
+    if deployment.trace and settings.telemetry:
+        # https://opentelemetry.io/docs/specs/otel/context/env-carriers/
+        values |= {**settings.telemetry, "TRACEPARENT": deployment.trace}
     container: dict[str, Any] = {
         "image": config.image,
         "env": variables(values),
@@ -236,5 +269,6 @@ def _template(deployment: Deployment, revision: str) -> run_v2.RevisionTemplate:
             "max_instance_request_concurrency": config.concurrency,
             "timeout": {"seconds": 60},
             "labels": {"model": deployment.model_id, "version": deployment.name},
+            "annotations": marks_of_revision(deployment),
         }
     )

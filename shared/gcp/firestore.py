@@ -16,6 +16,7 @@ from google.cloud import firestore
 from pydantic import TypeAdapter
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from shared import logs
 from shared.domain.announcement import Announcement, announce_of, event_name
 from shared.domain.deployment import Deployment, Event, Status
 from shared.domain.model import Model
@@ -27,6 +28,7 @@ T = TypeVar("T")
 CONTENDED_FOR_S = 30
 LISTED_AT_MOST = 200
 OUTBOX_TIMEOUT_S = 2.0
+GLANCE_TIMEOUT_S = 2.0
 POSTED_KEPT_FOR = timedelta(days=8)
 """A day longer than Pub/Sub keeps a message that nobody acknowledged."""
 POSTING_FOR = timedelta(seconds=60)
@@ -37,12 +39,22 @@ _events = TypeAdapter(Event)
 _announcements = TypeAdapter(Announcement)
 
 
+class _News(threading.local):
+    """Says whether this thread recorded an event that nobody announced.
+
+    Each request has a thread of its own, so a step that records nothing never announces what
+    another one recorded: its function may not publish.
+    """
+
+    is_set = False
+
+
 class FirestoreState:
     """The pipeline's documents. Every transition goes through `change`, one transaction each."""
 
     def __init__(self, client: firestore.Client) -> None:
         self._client = client
-        self._news = threading.Event()
+        self._news = _News()
 
     def declaration(self, model_id: str) -> ModelDeclaration | None:
         """Return a model's declared configuration, or None for an unknown model."""
@@ -63,6 +75,18 @@ class FirestoreState:
         if not found.exists:
             raise NotFound(f"there is no deployment {deployment_id!r}")
         return _deployments.validate_python(found.to_dict())
+
+    def glance(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment; None where it is not there, or does not come at once.
+
+        Tried once, for 2 s: it is asked before each step, which itself says what is wrong.
+        """
+        try:
+            found = self._deployment(deployment_id).get(retry=None, timeout=GLANCE_TIMEOUT_S)
+            return _deployments.validate_python(found.to_dict()) if found.exists else None
+        except Exception as error:  # any fault of the service, or an id that is none: see above
+            logs.log("deployment not seen", severity="WARNING", why=type(error).__name__)
+            return None
 
     def deployments(self, model_id: str) -> list[Deployment]:
         """Return a model's newest 200 deployments, newest version first."""
@@ -123,7 +147,7 @@ class FirestoreState:
 
         result, recorded = in_transaction(self._client, attempt)
         if recorded:
-            self._news.set()
+            self._news.is_set = True
         return result
 
     def outbox(self, at_most: int) -> list[Announcement]:
@@ -141,12 +165,10 @@ class FirestoreState:
         document.delete(retry=None, timeout=OUTBOX_TIMEOUT_S)
 
     def take_news(self) -> bool:
-        """Return True once after this process recorded an event; reads nothing."""
-        if not self._news.is_set():
-            return False
+        """Return True once after this thread recorded an event; reads nothing."""
         # Cleared before the outbox is read: what is recorded meanwhile is found there.
-        self._news.clear()
-        return True
+        was_set, self._news.is_set = self._news.is_set, False
+        return was_set
 
     def record_run(self, run_id: str, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """Create the training run where it is new; return what is stored.
@@ -260,14 +282,21 @@ class FirestoreKeys:
         self._keys = client.collection("api_keys")
 
     def create(
-        self, model_id: str, name: str, created_by: str, lifetime_s: float | None
+        self,
+        model_id: str,
+        name: str,
+        created_by: str,
+        lifetime_s: float | None,
+        requests_per_minute: int | None = None,
     ) -> tuple[str, str]:
         """Create a key; return its id and the plain key, which is stored nowhere.
 
         A repeat makes another key: the plain one cannot be had again.
         """
         plain_key = secrets.token_urlsafe(32)
-        key_id, document = new_key(model_id, name, created_by, lifetime_s, plain_key)
+        key_id, document = new_key(
+            model_id, name, created_by, lifetime_s, plain_key, requests_per_minute
+        )
         self._keys.document(key_id).create(document)
         return key_id, plain_key
 
@@ -342,7 +371,12 @@ def in_transaction(client: firestore.Client, attempt: Callable[[firestore.Transa
 
 
 def new_key(
-    model_id: str, name: str, created_by: str, lifetime_s: float | None, plain_key: str
+    model_id: str,
+    name: str,
+    created_by: str,
+    lifetime_s: float | None,
+    plain_key: str,
+    requests_per_minute: int | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Return the id and the document of an API key; the plain key is in neither."""
     key_id = sha256(plain_key.encode()).hexdigest()
@@ -357,6 +391,7 @@ def new_key(
         "created_by": created_by,
         "expires_at": now + timedelta(seconds=lifetime_s) if lifetime_s else None,
         "last_used_at": None,
+        "requests_per_minute": requests_per_minute,
     }
 
 

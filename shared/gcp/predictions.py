@@ -7,6 +7,7 @@ from typing import Any
 
 import requests
 
+from shared import tracing
 from shared.errors import Unavailable
 
 TIMEOUT_S = 60
@@ -30,19 +31,22 @@ class HttpPredictions:
             "POST",
             f"{url}/recommend-batch",
             json={"customer_ids": list(customers), "top_k": top_k},
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}", **tracing.outgoing()},
         )
 
     def _call(
         self, method: str, url: str, timeout_s: float = TIMEOUT_S, **arguments: Any
     ) -> tuple[int, Mapping[str, Any]]:
         try:
-            answer = self._session.request(method, url, timeout=timeout_s, **arguments)
+            # A redirect would carry customers, or the key, where no service of ours is.
+            answer = self._session.request(
+                method, url, timeout=timeout_s, allow_redirects=False, **arguments
+            )
         except requests.RequestException as error:
             # The type only: the text may quote the request.
             raise Unavailable(f"{url} did not answer: {type(error).__name__}") from error
         try:
             body = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = {}
         return answer.status_code, body if isinstance(body, dict) else {}

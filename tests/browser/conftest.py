@@ -16,6 +16,7 @@ from tests.browser.samples import Gallery, gallery
 from tests.browser.story import MODELS, Story
 from tests.e2e import declarations
 from tests.e2e.world import ROOT, Cloud, clean_environment
+from tests.permissions import record
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +57,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         writing.kill()
         writing.wait()
         cloud.stop()
+    record.check(cloud.data)
 
 
 @pytest.fixture

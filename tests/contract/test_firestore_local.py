@@ -7,7 +7,7 @@ import json
 import queue
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from google.cloud.firestore_v1.base_vector_query import DistanceMeasure
 from google.cloud.firestore_v1.query_profile import ExplainOptions
 from google.cloud.firestore_v1.vector import Vector
 
+from localcloud.firestore.store import Store
 from tests.contract.firestore_backends import connected, local_firestore, local_process
 
 TIMEOUT_S = 30
@@ -485,3 +486,22 @@ def test_projects_do_not_see_each_other(tmp_path: Path, monkeypatch: pytest.Monk
             one.document("runs/1").set({"n": 1})
         with connected(address, f"p-{uuid.uuid4().hex[:6]}", monkeypatch) as other:
             assert list(other.collection_group("runs").stream()) == []
+
+
+def test_versions_are_forgotten_while_others_commit(tmp_path: Path) -> None:
+    store = Store(tmp_path / "firestore.sqlite")
+
+    def repeat(work: Callable[[], object]) -> None:
+        for _ in range(500):
+            work()
+
+    threads = [
+        threading.Thread(target=repeat, args=(work,), daemon=True)
+        for work in (store.forget_old_versions, lambda: store.commit([]))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    assert not any(thread.is_alive() for thread in threads), "each waits for the other's lock"
+    store.close()

@@ -265,6 +265,16 @@ def test_front_door_passes_requests_and_answers_through_unchanged(cloud: World) 
     assert (moved.status_code, moved.headers["Location"]) == (302, "/")
     upgrade = requests.get(url, headers={"Upgrade": "websocket"}, timeout=20)
     assert upgrade.status_code == 501
+    # Java's client offers HTTP/2 with every request, and goes on with HTTP/1.1.
+    offer = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAEAAEAA",
+    }
+    assert requests.post(url, body, headers=offer, timeout=20).json()["bytes"] == len(body)
+    assert not {"upgrade", "http2-settings"} & set(
+        requests.get(url, headers=offer, timeout=20).json()["headers"]
+    )
 
 
 def test_stop_ends_every_instance_and_start_serves_at_the_same_urls(tmp_path: Path) -> None:

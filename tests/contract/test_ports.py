@@ -21,6 +21,7 @@ from shared.domain.deployment import (
     StepName,
     StepState,
 )
+from shared.domain.marks import metrics_of
 from shared.domain.model import Book, Lock, LockKind, Model
 from shared.domain.rollout import Strategy, plan_rollout
 from shared.errors import ArtifactsRefused, NotFound, Refused, Unavailable
@@ -123,6 +124,8 @@ def test_what_does_not_exist_is_none_new_or_not_found(ports: Ports, model_id: st
     with pytest.raises(NotFound, match="no-such"):
         ports.state.change(model_id, lambda book: book.deployment("no-such"))
     assert ports.state.change(model_id, lambda book: book.find("no-such")) is None
+    assert ports.state.glance("no-such") is None
+    assert ports.state.glance("no/id") is None
 
 
 def test_declared_model_is_found_with_its_policy(
@@ -170,6 +173,8 @@ def test_model_and_deployment_come_back_as_they_were_written(ports: Ports, model
         deactivated_at=AT,
         redeploys=1,
         revision_gone=True,
+        trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        trace_parent="00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00",
     )
 
     def write(book: Book) -> None:
@@ -179,6 +184,7 @@ def test_model_and_deployment_come_back_as_they_were_written(ports: Ports, model
     ports.state.change(model_id, write)
     assert ports.state.model(model_id) == model
     assert ports.state.deployment(made.id) == made
+    assert ports.state.glance(made.id) == made
 
 
 def test_deployments_are_the_models_own_newest_version_first(ports: Ports, model_id: str) -> None:
@@ -526,6 +532,47 @@ def test_write_of_the_same_split_changes_the_etag_so_that_a_slower_writer_is_sta
         ports.cloud_run.write_template(seen, made, made.revision_of_attempt(1))
     assert dict(ports.cloud_run.service(service_of(serving_id)).written) == split
     assert ports.cloud_run.revision(service_of(serving_id), v(serving_id, 8)) is None
+
+
+def test_service_and_revision_keep_what_the_documents_can_be_told_from(
+    ports: Ports, model_id: str, backend: Backend
+) -> None:
+    backend.declare(declaration(model_id))
+    service = service_of(model_id)
+    assert (ports.cloud_run.service(service).token, ports.cloud_run.service(service).lived) == (
+        0,
+        (),
+    )
+    pin(ports, model_id)
+    config = replace(
+        declaration(model_id).config, env={"EXTRA": "1"}, cpu="1", memory="1Gi", max_instances=3
+    )
+    made = deployment(
+        model_id, 2, config=config, metrics={"recall_at_100": 0.5}, prepared_digest="sha256:p"
+    )
+    assert make(ports, made)
+    for token, version in ((2, 2), (3, 0), (4, 2)):
+        seen = ports.cloud_run.service(service)
+        ports.cloud_run.write_traffic(seen, {v(model_id, version): 100}, {}, token)
+    seen = ports.cloud_run.service(service)
+    ports.cloud_run.write_traffic(seen, {v(model_id, 0): 60, v(model_id, 2): 40}, {}, 5)
+    seen = ports.cloud_run.service(service)
+    assert (seen.token, seen.lived) == (5, (2,))
+
+    newest, first = ports.cloud_run.facts(service)
+    assert (newest.name, first.name) == (v(model_id, 2), v(model_id, 0))
+    assert newest.created_at >= first.created_at
+    assert (newest.image, newest.service_account) == (config.image, config.service_account)
+    assert (newest.cpu, newest.memory, newest.max_instances) == ("1", "1Gi", 3)
+    assert (newest.concurrency, newest.startup_timeout_s) == (80, config.startup_timeout_s)
+    assert {name: newest.env[name] for name in ("EXTRA", "MODEL_DIGEST", "PREPARED_DIGEST")} == {
+        "EXTRA": "1",
+        "MODEL_DIGEST": made.artifact_digest,
+        "PREPARED_DIGEST": "sha256:p",
+    }
+    assert newest.annotations["turnout/deployment"] == made.id
+    assert newest.annotations["turnout/requested-by"] == made.deployed_by
+    assert metrics_of(newest.annotations) == made.metrics
 
 
 def test_change_by_hand_makes_a_slower_writer_stale(

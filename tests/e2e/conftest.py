@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import declarations
+from tests.e2e import credentials, declarations
 from tests.e2e.artifacts import KINDS
 from tests.e2e.world import ROOT, Cloud, World, clean_environment
+from tests.permissions import record
 
 
 @pytest.fixture(scope="session")
@@ -38,15 +39,19 @@ def world(
     tmp_path_factory: pytest.TempPathFactory,
     _artifacts_being_written: tuple[Path, subprocess.Popen[bytes]],
 ) -> Iterator[World]:
-    """The session's local cloud."""
+    """The session's local cloud; in the end its logs and its record of calls are read."""
     folder = tmp_path_factory.mktemp("cloud")
     cloud = Cloud(folder, declarations.write(folder, declarations.MODELS))
     try:
         world = cloud.start()
         yield world
+        known, key_hashes = credentials.secrets_of(cloud.data), world.key_hashes()
         world.close()
     finally:
         cloud.stop()
+    # Of all tests that this worker ran: whatever went wrong in them was logged, too.
+    credentials.check(folder, known, key_hashes)
+    record.check(cloud.data)
 
 
 @pytest.fixture(scope="session")

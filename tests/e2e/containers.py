@@ -26,6 +26,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from localcloud.calls import CALLER, PERSON
+
 LAST_WORDS = "cannot mount /models: the disk of this container is full"
 DEAF_REASON = "still reading the product catalogue"
 PRODUCTS = 20
@@ -75,7 +77,12 @@ def _version_folder() -> tuple[Any, str]:
     from google.cloud import storage
 
     bucket, _, prefix = os.environ["MODEL_PATH"].removeprefix("gs://").partition("/")
-    return storage.Client(project=os.environ["GOOGLE_CLOUD_PROJECT"]).bucket(bucket), prefix
+    client = storage.Client(
+        project=os.environ["GOOGLE_CLOUD_PROJECT"],
+        # The tests' doing, and not what a container ever calls.
+        extra_headers={CALLER: PERSON},
+    )
+    return client.bucket(bucket), prefix
 
 
 def _tamper(fault: str) -> None:

@@ -90,6 +90,9 @@ MODELS = {
     "rewrite": _declared("rewrite"),
     "judged": _declared("failing", policy=JUDGED),
     "equal": _declared(policy=JUDGED),
+    "rescued": _declared(),
+    # The model of the documentation: test_docs.py.
+    "movies": _declared(),
 }
 
 KILLED_MODELS = {"survivor": _declared(), "quick": _declared("none")}

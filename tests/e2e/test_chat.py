@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.contract.push_endpoint import Endpoint, push_endpoint
-from tests.e2e import declarations
+from tests.e2e import credentials, declarations
 from tests.e2e.world import TRAINING, Cloud, World, message
+from tests.permissions import record
 
-MODEL = "told"
+MODEL, TOKEN = "told", "the-secret-of-the-room"
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +27,18 @@ def world(tmp_path_factory: pytest.TempPathFactory, room: Endpoint) -> Iterator[
     """A local cloud of its own, which tells the room."""
     folder: Path = tmp_path_factory.mktemp("chat")
     models = {MODEL: {"image": "turnout-serving", "service_account": "serving"}}
-    cloud = Cloud(folder, declarations.write(folder, models), TURNOUT_CHAT_WEBHOOK=room.url)
+    webhook = f"{room.url}?token={TOKEN}"
+    cloud = Cloud(folder, declarations.write(folder, models), TURNOUT_CHAT_WEBHOOK=webhook)
     try:
         world = cloud.start()
         yield world
         world.close()
     finally:
         cloud.stop()
+    # The webhook was away once: what was said of it must not hold its secret.
+    known = {"the webhook's token": TOKEN, **credentials.secrets_of(cloud.data)}
+    credentials.check(folder, known, ())
+    record.check(cloud.data)
 
 
 def test_rollout_that_fails_is_told_from_its_begin_to_its_end(world: World, room: Endpoint) -> None:

@@ -250,3 +250,19 @@ def test_a_revoked_key_is_refused_within_its_bound(
     until(refused, "the revoked key is refused", left_s + POLLING_S)
     problem = world.turnout_json("predict", "C000", "--model", "console", "--key", key, exits=1)
     assert problem["status"] == 401
+
+
+@pytest.mark.usefixtures("live")
+def test_calls_are_listed_by_the_part_that_made_them(world: World) -> None:
+    found = world.turnout_json("calls")
+    made = {(one["caller"], one["method"], one["detail"]): one["count"] for one in found}
+    copied = ("copy_artifacts", "storage.objects.rewrite to", "turnout-local-serving/models (new)")
+    # Copied by a pool of threads, and from a client that all functions of the process share.
+    assert made[copied] > 1
+    assert ("workflow", "run.routes.invoke", "shift_traffic") in made
+    assert ("create_revision", "google.cloud.run.v2.Services/UpdateService", "template") in made
+    assert ("serving", "storage.objects.get", "turnout-local-serving/models") in made
+    published = {detail for caller, method, detail in made if method.endswith("/Publish")}
+    assert {"training-completed", "deployment-events"} <= published
+    assert "no function" not in {one["caller"] for one in found}
+    assert "copy_artifacts" in world.turnout("calls").stdout

@@ -28,6 +28,7 @@ from tests.e2e.world import (
     until,
     version_of,
 )
+from tests.permissions import record
 
 UNREAD = "projects/turnout-local/subscriptions/unread"
 KILLS = 4
@@ -67,6 +68,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mortal]:
         found.stop()
     finally:
         cloud.stop()
+    record.check(cloud.data)
 
 
 def kept(world: World) -> dict[str, Any]:

@@ -51,6 +51,7 @@ ALLOWED = {
     ("serving/worker.py", "socket"): {"create_connection"},
     # The container's own processes, and how they speak to each other.
     ("serving/__main__.py", "subprocess"): {"Popen", "PIPE"},
+    ("serving/first_request.py", "subprocess"): {"run", "SubprocessError"},
     ("serving/engine.py", "socket"): {"socket", "socketpair"},
     ("serving/engine_client.py", "socket"): {"socket", "AF_UNIX", "SOCK_STREAM"},
 }

@@ -56,6 +56,35 @@ def execution_ends(world: World, deployment: dict[str, Any]) -> str:
     return until(ended, f"{deployment['execution']} ends")
 
 
+def assert_one_trace(world: World, deployment_id: str, root_name: str) -> None:
+    """Fail unless the trace holds message, steps and first request, all below one root."""
+
+    def told() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = world.turnout_json("trace", deployment_id)
+        names = {span["name"] for span in found}
+        # The root is told when the rollout has ended, the request by a process of its own.
+        return found if {root_name, "first request /recommend"} <= names else []
+
+    spans = until(told, f"the trace of {deployment_id} is whole")
+    [root] = [span for span in spans if not span["parent"]]
+    assert root["name"] == root_name
+    assert {span["parent"] for span in spans if span is not root} == {root["id"]}
+    assert {span["name"] for span in spans} == {
+        root_name,
+        "on_training_completed",
+        "claim_deployment",
+        "copy_artifacts",
+        "prepare_model",
+        "create_revision",
+        "check_health",
+        "shift_traffic",
+        "judge_canary",
+        "finish_deployment",
+        "start steady v2",
+        "first request /recommend",
+    }
+
+
 def test_a_gradual_rollout_and_its_rollback_fail_no_request(
     world: World, artifacts: dict[str, Path], live: dict[str, str]
 ) -> None:
@@ -110,6 +139,7 @@ def test_a_gradual_rollout_and_its_rollback_fail_no_request(
     ]
     assert [split["model-serving-steady-v2-1"] for split in wanted] == [*STEPS, 100]
     world.serves("steady", v1=100)
+    assert_one_trace(world, "steady-2-auto", "deploy steady v2")
 
     # What was rolled back from is known to be bad: only by its name.
     refused = world.turnout_json("rollback", "steady", exits=1)

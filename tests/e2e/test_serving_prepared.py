@@ -47,7 +47,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     cloud = Cloud(folder)
     cloud.start()
     gate.touch()
-    revision = cloud.prepare(cloud.deploy(partial(models.write_gated, gate=gate)), tasks=2)
+    revision = cloud.prepare(
+        cloud.deploy(partial(models.write_gated, gate=gate), models.WAITING_OPS), tasks=2
+    )
     gate.unlink()
     yield World(cloud, cloud.create_key(), revision, gate)
     cloud.stop()
@@ -268,7 +270,7 @@ def engine_of(container: Container) -> psutil.Process:
 def test_engine_killed_those_who_wait_are_told_and_the_container_ends_with_1(
     world: World, run: Callable[[dict[str, str]], Container], tmp_path: Path
 ) -> None:
-    container = run(world.cloud.deploy(models.write_holding))
+    container = run(world.cloud.deploy(models.write_holding, models.WAITING_OPS))
     container.wait_until_healthy()
     held = tmp_path / "held"
     with ThreadPoolExecutor(1) as pool:

@@ -117,7 +117,7 @@ class World:
 
     def __init__(self, data: Path, environment: Mapping[str, str]) -> None:
         self.data = data
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         with _in_environment(environment):
             self.publisher = PublisherClient()
             self.subscriber = SubscriberClient()
@@ -125,9 +125,9 @@ class World:
             self.storage = StorageClient(project=PROJECT)
         address = environment["TURNOUT_GRPC_EMULATOR_HOST"]
         self._channel = grpc.insecure_channel(address)
-        self.services = self._client(run_v2.ServicesClient)
-        self.revisions = self._client(run_v2.RevisionsClient)
-        self.executions = self._client(executions_v1.ExecutionsClient)
+        self.services = self.client(run_v2.ServicesClient)
+        self.revisions = self.client(run_v2.RevisionsClient)
+        self.executions = self.client(executions_v1.ExecutionsClient)
         self._dead: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -138,7 +138,8 @@ class World:
         self.documents.close()  # type: ignore[no-untyped-call]
         self._channel.close()
 
-    def _client(self, kind: Any) -> Any:
+    def client(self, kind: Any) -> Any:
+        """Return a client of one of the cloud's plaintext gRPC services."""
         return kind(transport=kind.get_transport_class("grpc")(channel=self._channel))
 
     # -- training
@@ -234,6 +235,10 @@ class World:
 
         return until(found, f"the lock of {model} is free")
 
+    def key_hashes(self) -> set[str]:
+        """Return the SHA-256 (hex) of every API key that was ever made, health checks' too."""
+        return {found.id for found in self.documents.collection("api_keys").stream()}
+
     # -- Cloud Run
 
     def service(self, model: str) -> run_v2.Service:
@@ -259,9 +264,9 @@ class World:
 
     def call(self, function: str, body: Mapping[str, Any]) -> requests.Response:
         """POST to a function with an ID token of this machine's account."""
-        url = f"{self._environment['TURNOUT_FUNCTIONS_URL']}/{function}"
+        url = f"{self.environment['TURNOUT_FUNCTIONS_URL']}/{function}"
         token = requests.get(
-            f"http://{self._environment['GCE_METADATA_HOST']}/computeMetadata/v1/instance/"
+            f"http://{self.environment['GCE_METADATA_HOST']}/computeMetadata/v1/instance/"
             "service-accounts/default/identity",
             params={"audience": url, "format": "full"},
             headers={"Metadata-Flavor": "Google"},

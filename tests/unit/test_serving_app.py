@@ -15,9 +15,9 @@ import pytest
 from werkzeug.test import Client
 
 from serving.app import MAX_BODY_BYTES, create_app
-from serving.errors import ModelBusy
+from serving.errors import KeyStoreAway, ModelBusy
 from serving.express import Express
-from serving.keys import ApiKeys, KeyStoreAway, StoredKey
+from serving.keys import ApiKeys, StoredKey
 from serving.model_slot import EMPTY, STARTING, ModelSlot, NoModel
 from serving.service import Service
 from serving.settings import Artifact, Settings
@@ -49,6 +49,9 @@ class OneKey:
             raise KeyStoreAway("nobody answers")
         good = hashlib.sha256(KEY.encode()).hexdigest()
         return StoredKey(good, "movies", True, None) if key_hash == good else None
+
+    def take(self, key_hash: str, minute: int, requests: int) -> int:
+        raise AssertionError(f"{requests} requests of minute {minute} were counted for {key_hash}")
 
 
 class NoUsage:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from serving.errors import InvalidApiKey, KeysUnavailable, MissingApiKey
+from serving.errors import InvalidApiKey, KeyStoreAway, KeysUnavailable, MissingApiKey
 from serving.keys import (
     AWAY_PAUSE_S,
     CACHE_SIZE,
@@ -18,7 +19,6 @@ from serving.keys import (
     POSITIVE_TTL_S,
     STALE_LIMIT_S,
     ApiKeys,
-    KeyStoreAway,
     StoredKey,
 )
 
@@ -44,6 +44,7 @@ class Store:
 
     def __init__(self) -> None:
         self.keys: dict[str, StoredKey] = {}
+        self.taken: Counter[tuple[str, int]] = Counter()
         self.asked = 0
         self.away = False
         self.before_answer: Callable[[], None] = lambda: None
@@ -59,6 +60,12 @@ class Store:
         if self.away:
             raise KeyStoreAway("nobody answers")
         return self.keys.get(key_hash)
+
+    def take(self, key_hash: str, minute: int, requests: int) -> int:
+        if self.away:
+            raise KeyStoreAway("nobody answers")
+        self.taken[key_hash, minute] += requests
+        return self.taken[key_hash, minute]
 
 
 @pytest.fixture
@@ -193,6 +200,55 @@ def test_store_back_after_an_outage_refuses_what_was_revoked_meanwhile(
     clock.s += AWAY_PAUSE_S
     with pytest.raises(InvalidApiKey):
         check(keys)
+
+
+def test_key_whose_document_vanished_opens_for_an_hour_after_the_store_had_it(
+    keys: ApiKeys, store: Store, clock: Clock
+) -> None:
+    check(keys)
+    store.keys.clear()
+    for _ in range(int(STALE_LIMIT_S / POSITIVE_TTL_S)):
+        clock.s += POSITIVE_TTL_S
+        check(keys)
+    clock.s += POSITIVE_TTL_S
+    with pytest.raises(InvalidApiKey):
+        check(keys)
+
+
+def test_store_that_lost_everything_is_not_asked_at_every_request(
+    keys: ApiKeys, store: Store, clock: Clock
+) -> None:
+    check(keys)
+    store.keys.clear()
+    clock.s += POSITIVE_TTL_S
+    for _ in range(3):
+        check(keys)
+    assert store.asked == 2
+
+
+def test_key_that_comes_back_revoked_after_it_had_vanished_is_refused(
+    keys: ApiKeys, store: Store, clock: Clock
+) -> None:
+    check(keys)
+    store.keys.clear()
+    clock.s += POSITIVE_TTL_S
+    check(keys)
+    store.add(GOOD, is_active=False)
+    clock.s += POSITIVE_TTL_S
+    with pytest.raises(InvalidApiKey):
+        check(keys)
+
+
+def test_key_of_another_store_that_never_opened_here_gains_nothing_by_vanishing(
+    keys: ApiKeys, store: Store, clock: Clock
+) -> None:
+    store.add("bad-key", is_active=False)
+    with pytest.raises(InvalidApiKey):
+        check(keys, "bad-key")
+    store.keys.clear()
+    clock.s += NEGATIVE_TTL_S
+    with pytest.raises(InvalidApiKey):
+        check(keys, "bad-key")
 
 
 def test_made_up_keys_do_not_fill_the_memory(keys: ApiKeys, store: Store) -> None:

@@ -68,12 +68,15 @@ def test_copy_that_died_half_way_is_completed(world: World) -> None:
     assert step(world, "copy", NAME)["files"] == 3
 
 
-def test_digest_is_of_paths_sizes_and_checksums_alone() -> None:
-    files = [{"path": "b", "size": 2, "crc32c": "y"}, {"path": "a", "size": 1, "crc32c": "x"}]
+def test_digest_is_of_paths_sizes_checksums_and_generations_alone() -> None:
+    files = [
+        {"path": "b", "size": 2, "crc32c": "y", "generation": 9},
+        {"path": "a", "size": 1, "crc32c": "x", "generation": 8},
+    ]
     assert digest_of(files) == digest_of(files[::-1])
     assert digest_of(files) == (
-        # printf 'a\t1\tx\nb\t2\ty\n' | sha256sum
-        "sha256:736a30c7b23be1c67a3ac690f7db540fd143998c985a0338142525f33bcb9381"
+        # printf 'a\t1\tx\t8\nb\t2\ty\t9\n' | sha256sum
+        "sha256:0e7161c817bcffba86b6c7c9985040670b3e58924011fcf438dee22cc2ac466e"
     )
 
 
