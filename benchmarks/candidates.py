@@ -188,8 +188,7 @@ class Lane:
             "completed_at": datetime.now(UTC).isoformat(),
             "deploy": deploy,
         }
-        topic = f"projects/{settings.project}/topics/{TRAINING_TOPIC}"
-        wiring.publisher().publish(topic, json.dumps(message).encode()).result(timeout=60)
+        wiring.topic(TRAINING_TOPIC).publish(json.dumps(message).encode(), {})
         return f"{self.model_id}-{self._runs}-{name}"
 
 

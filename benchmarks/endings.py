@@ -118,8 +118,7 @@ class Endings:
                 "request_id": request_id,
             },
         }
-        topic = f"projects/{wiring.settings().project}/topics/{TRAINING_TOPIC}"
-        wiring.publisher().publish(topic, json.dumps(message).encode()).result(timeout=60)
+        wiring.topic(TRAINING_TOPIC).publish(json.dumps(message).encode(), {})
         return _reached(f"{MODEL}-{self._run}-{request_id}", percent)
 
 

@@ -23,7 +23,8 @@ import psutil
 from google.cloud.workflows import executions_v1
 from rich.progress import Progress
 
-from benchmarks.costs import PRICES, Window, counts, price
+from benchmarks.costs import PRICES, price
+from benchmarks.counted_deployment import Window, counts
 from shared import wiring
 from shared.config import WORKFLOW
 from shared.domain.deployment import Deployment, Status, StepName
