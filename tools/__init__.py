@@ -1,0 +1,1 @@
+"""What works on the project itself, and is no part of what is deployed."""
