@@ -23,7 +23,7 @@ up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay 
 test: $(READY) chromium  ## Run every test: unit, contract, workflow, end to end, browser
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	    --ignore-glob '*/$(ALONE)'
-	@$(BIN)/python -m pytest tests/contract/$(ALONE)
+	@printf '%s\n' tests/contract/$(ALONE) | xargs -n 1 -P 2 $(BIN)/python -m pytest
 
 chaos: $(READY)  ## Random interleavings of everything that may happen; SEQUENCES=20000 SEED=123
 	@$(BIN)/python -m tests.chaos --sequences $(or $(SEQUENCES),20000) $(if $(SEED),--seed $(SEED))

@@ -90,7 +90,7 @@ def harmless(text: str) -> str:
 
 
 _LOOK_ALIKES = str.maketrans({"<": "\u2039", ">": "\u203a", "[": "(", "]": ")", "`": "'"})
-_MENTION = re.compile(r"(?<![\w.+-])@(?=\w)")
+_MENTION = re.compile(r"(?<!\w)@")
 
 
 def _is_worth_it(event: Event) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -187,8 +188,7 @@ def test_chat_is_told_one_short_line_that_calls_nobody(text: str) -> None:
     told = harmless_in_chat(text)
     assert len(told) <= 300
     assert not set("<>[]`\r\n") & set(told)
-    assert not told.startswith("@")
-    assert " @" not in told.replace("@ ", "") or told.rstrip().endswith("@")
+    assert not re.search(r"(?<!\w)@", told)
 
 
 def test_time_of_the_message_is_no_reason_to_crash() -> None:
