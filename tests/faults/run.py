@@ -7,15 +7,17 @@ every promise kept: see `tests.faults.checks`. Exit code 1 says that one was not
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
 
@@ -195,6 +197,32 @@ def all_cases(clouds: Clouds) -> list[Case]:
     return [*cases, *HOPELESS]
 
 
+class Lane:
+    """A process that plays one case after the other on clouds of its own."""
+
+    clouds: Clouds
+
+    @classmethod
+    def open(cls, keep: bool) -> None:
+        """Begin; the clouds end with the process."""
+        cls.clouds = Clouds(keep)
+        Finalize(cls, cls.clouds.renew, exitpriority=1)
+
+    @classmethod
+    def play(cls, case: Case) -> Result:
+        """Play one case."""
+        return play(cls.clouds, case)
+
+
+def in_lanes(cases: Sequence[Case], lanes: int, keep: bool) -> Iterator[Result]:
+    """Play the cases in as many processes at once; give each result when it is there."""
+    # Not forked: clients of gRPC do not survive that.
+    with multiprocessing.get_context("spawn").Pool(lanes, Lane.open, (keep,)) as pool:
+        yield from pool.imap_unordered(Lane.play, cases)
+        pool.close()
+        pool.join()
+
+
 def main() -> int:
     """Run the matrix, print one line a case and a table, write the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -202,18 +230,19 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", default=quick, help="a sample (QUICK=1)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the sample")
     parser.add_argument("--only", default="", help="only cases whose line contains this")
+    parser.add_argument("--lanes", type=int, default=2, help="how many cases at once")
     parser.add_argument("--keep", action="store_true", help="keep the clouds' folders")
     options = parser.parse_args()
     with Clouds(options.keep) as clouds:
         every = all_cases(clouds)
-        cases = [case for case in every if options.only in f"{case.story}: {case.name}"]
-        if options.quick:
-            print(f"A sample of the matrix, seed {options.seed}", flush=True)
-            cases = sample(cases, options.seed, QUICK_OF_EACH)
-        results: list[Result] = []
-        for number, case in enumerate(cases, 1):
-            results.append(play(clouds, case))
-            print(f"[{number:3}/{len(cases)}] {results[-1].line}", flush=True)
+    cases = [case for case in every if options.only in f"{case.story}: {case.name}"]
+    if options.quick:
+        print(f"A sample of the matrix, seed {options.seed}", flush=True)
+        cases = sample(cases, options.seed, QUICK_OF_EACH)
+    results: list[Result] = []
+    for result in in_lanes(cases, options.lanes, options.keep):
+        results.append(result)
+        print(f"[{len(results):3}/{len(cases)}] {result.line}", flush=True)
     print(report.table(results))
     if len(results) == len(every):
         report.write(results)
