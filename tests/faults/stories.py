@@ -99,9 +99,13 @@ def _roll_back_over(rig: Rig, rules: Sequence[Rule]) -> list[str]:
 
 
 def _reconcile(rig: Rig, rules: Sequence[Rule]) -> list[str]:
-    """The workflow's execution was ended by hand with half of the traffic moved."""
+    """The workflow's execution was ended by hand with half of the traffic moved.
+
+    What need not be kept is due to be cleared away once that is repaired.
+    """
     first = _publish(rig, LONG)
     rig.at_percent(first, 50)
+    rig.world.documents.document(f"models/{MODEL}").update({"collected_at": None})
     found = rig.world.deployment(first) or {}
     rig.world.executions.cancel_execution(name=found["execution"])
     rig.arm(rules)
