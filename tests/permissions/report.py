@@ -25,8 +25,9 @@ them apart), and `tests/permissions/needs.py` says which permission a call needs
 `terraform/iam.tf`. `tests/permissions` fails where one lacks what the other has; a test run with a
 call that needs more than those in `tests/permissions/recorded.json` fails, too. After a change:
 
-    pytest tests/e2e tests/browser --basetemp=/tmp/run
-    python -m tests.permissions record /tmp/run
+    mkdir -p build
+    pytest tests/e2e tests/browser --basetemp=build/run
+    python -m tests.permissions record build/run
     python -m tests.permissions document
 
 Left out, because no part calls for it: Google's own service agents (Pub/Sub's dead letters, pulling
