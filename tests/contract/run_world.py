@@ -313,6 +313,6 @@ def is_running(pid: int) -> bool:
     """Tell whether a process lives; a zombie that nobody has reaped does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before the open, or between it and the read
         return False
     return stat.rsplit(")", 1)[1].split()[0] != "Z"
