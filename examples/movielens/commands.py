@@ -6,6 +6,7 @@ TensorFlow and Google's clients are imported by the work, not here, so that --he
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +15,7 @@ import typer
 from examples.movielens import options
 from examples.movielens.message import Deploy
 from examples.movielens.settings import NAMED, Settings
+from turnout.target import NotRunning, local_environment
 
 if TYPE_CHECKING:
     from examples.movielens.publish import Target
@@ -59,8 +61,8 @@ def _train(
 
 def _publish(
     run: options.Run,
-    project: options.Project,
-    bucket: options.Bucket,
+    project: options.Project = "",
+    bucket: options.Bucket = "",
     output: options.Output = DEFAULT_OUTPUT,
     model: options.ModelId = DEFAULT_MODEL,
     topic: options.Topic = DEFAULT_TOPIC,
@@ -77,10 +79,8 @@ def _publish(
 
     Example: python -m examples.movielens.publish --run 1 --when always
     """
-    from examples.movielens.publish import Target
-
     deploy = _deploy(when, strategy, steps, over, requested_by, request_id)
-    _run_publishing(output / f"run-{run}", Target(project, bucket, model, topic), deploy)
+    _run_publishing(output / f"run-{run}", _target(project, bucket, model, topic), deploy)
 
 
 def _train_and_publish(
@@ -115,16 +115,27 @@ def _train_and_publish(
     deploy = _deploy(when, strategy, steps, over, requested_by, request_id)
     if not publish and deploy.as_json():
         _refuse("the deployment is asked for in the message: add --publish")
-    if publish and not project:
-        _refuse("publishing needs --project or TURNOUT_PROJECT")
-    if publish and not bucket:
-        _refuse("publishing needs --bucket or TRAINING_BUCKET")
+    target = _target(project, bucket, model, topic) if publish else None
     chosen = _settings(settings, dimensions, epochs, seed)
     _run_training(chosen, run, output, options.Fold.held_out)
-    if publish:
-        from examples.movielens.publish import Target
+    if target:
+        _run_publishing(output / f"run-{run}", target, deploy)
 
-        _run_publishing(output / f"run-{run}", Target(project, bucket, model, topic), deploy)
+
+def _target(project: str, bucket: str, model: str, topic: str) -> Target:
+    """Return where to publish: the project that is named, or the local cloud that runs here."""
+    from examples.movielens.publish import Target
+
+    if not project:
+        try:
+            os.environ.update(local_environment(Path(os.environ.get("TURNOUT_DATA", ".turnout"))))
+        except NotRunning:
+            _refuse("publishing needs --project or TURNOUT_PROJECT, or a local cloud: `turnout up`")
+        project = os.environ["TURNOUT_PROJECT"]
+        bucket = bucket or options.first(os.environ["TURNOUT_TRAINING_BUCKETS"])
+    if not bucket:
+        _refuse("publishing needs --bucket or TRAINING_BUCKET")
+    return Target(project, bucket, model, topic)
 
 
 def _deploy(

@@ -60,7 +60,7 @@ def _checked_steps(text: str | None) -> str | None:
     return text
 
 
-def _first(buckets: str) -> str:
+def first(buckets: str) -> str:
     return buckets.split(",")[0].strip()
 
 
@@ -105,7 +105,7 @@ Project = Annotated[
     typer.Option(
         "--project",
         envvar=["TURNOUT_PROJECT", "GOOGLE_CLOUD_PROJECT"],
-        help="Project of the topic and the bucket.",
+        help="Project of the topic and the bucket; without one, the local cloud that runs here.",
         rich_help_panel=TARGET,
     ),
 ]
@@ -114,7 +114,7 @@ Bucket = Annotated[
     typer.Option(
         "--bucket",
         envvar=["TRAINING_BUCKET", "TURNOUT_TRAINING_BUCKETS"],
-        parser=_first,
+        parser=first,
         metavar="NAME",
         help="Training bucket; of a comma-separated list the first.",
         rich_help_panel=TARGET,

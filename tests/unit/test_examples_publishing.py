@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,44 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         cloud.make_topic(TARGET.topic, schema_settings=settings)
         cloud.make_subscription(topic=TARGET.topic)
         yield cloud
+
+
+@pytest.mark.usefixtures("client")
+def test_without_a_project_the_local_cloud_that_runs_is_told(
+    folder: Path, cloud: Cloud, tmp_path: Path
+) -> None:
+    told = ("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
+    local = {
+        **{name: os.environ[name] for name in told},
+        "TURNOUT_PROJECT": TARGET.project,
+        "TURNOUT_TRAINING_BUCKETS": f"{TARGET.bucket},another",
+    }
+    written = {"pid": os.getpid(), "environment": local}
+    (tmp_path / "cloud.json").write_text(json.dumps(written))
+    published = run_command(folder, TURNOUT_DATA=str(tmp_path))
+    assert published.returncode == 0, published.stderr
+    assert f"gs://{TARGET.bucket}/movies/run-7" in published.stdout
+    assert received(cloud)["run_number"] == 7
+
+    (tmp_path / "cloud.json").unlink()
+    alone = run_command(folder, TURNOUT_DATA=str(tmp_path))
+    assert alone.returncode == 2
+    assert "turnout up" in alone.stderr
+
+
+def run_command(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Publish a run as somebody does whose shell says nothing of a cloud."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "examples.movielens.publish"),
+            *("--run", "7", "--output", str(folder.parent)),
+        ],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def publish(
