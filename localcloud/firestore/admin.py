@@ -9,6 +9,7 @@ https://firebase.google.com/docs/firestore/manage-data/export-import
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +78,9 @@ class Admin:
         try:
             bucket.blob(f"{prefix}/{OUTPUT}").upload_from_string(content)
             # Written last: an export that is not complete has none, and cannot be imported.
-            bucket.blob(_metadata(prefix)).upload_from_string(b"")
+            bucket.blob(_metadata(prefix)).upload_from_string(
+                json.dumps(list(request.collection_ids))
+            )
         except BucketMissing:
             raise NotFound(f'bucket "{bucket.name}" not found') from None
         uri = f"gs://{bucket.name}/{prefix}"
@@ -98,6 +101,13 @@ class Admin:
         bucket, prefix = _place(request.input_uri_prefix, database)
         if not prefix or not bucket.blob(_metadata(prefix)).exists():
             raise InvalidArgument(f'"{request.input_uri_prefix}" is no complete export')
+        exported = set(json.loads(bucket.blob(_metadata(prefix)).download_as_bytes()))
+        if not exported.issuperset(request.collection_ids):
+            # https://cloud.google.com/firestore/docs/manage-data/export-import
+            raise InvalidArgument(
+                "only an export of specific collections supports an import of specific collections"
+                f"; this one is of {', '.join(sorted(exported)) or 'all documents'}"
+            )
         content: bytes = bucket.blob(f"{prefix}/{OUTPUT}").download_as_bytes()
         found = [Document.FromString(part) for part in _parts(content)]
         chosen = [one for one in found if _is_among(one.name, request.collection_ids)]

@@ -106,6 +106,16 @@ def test_collection_groups_can_be_exported_and_imported_alone(
     assert [*exporting.read()] == ["models/movies", "models/movies/events/1"]
 
 
+@pytest.mark.parametrize("exported", [[], ["models"]], ids=["of all", "of others"])
+def test_collections_come_back_alone_only_from_an_export_that_names_them(
+    exporting: Exporting, documents: dict[str, Any], exported: list[str]
+) -> None:
+    exporting.export(collection_ids=exported)
+    with pytest.raises(exceptions.InvalidArgument, match="export of specific collections"):
+        exporting.bring_back(collection_ids=["keys"])
+    assert exporting.read() == documents
+
+
 def test_export_to_a_bucket_alone_makes_a_folder_of_its_own(
     exporting: Exporting, documents: dict[str, Any]
 ) -> None:

@@ -50,9 +50,13 @@ class Disaster:
         self.world.ended(f"{MODEL}-{run}-auto", "active")
         self.world.unlocked(MODEL)
 
-    def export(self) -> str:
-        """Export all documents as `gcloud firestore export` does; return where to."""
-        request = {"name": DATABASE, "output_uri_prefix": f"gs://{BACKUPS}"}
+    def export(self, *collections: str) -> str:
+        """Export all documents, or some collections, as `gcloud` does; return where to."""
+        request = {
+            "name": DATABASE,
+            "output_uri_prefix": f"gs://{BACKUPS}",
+            "collection_ids": list(collections),
+        }
         made = self._admin.export_documents(request=request).result(timeout=60)
         return str(made.output_uri_prefix)
 
