@@ -406,6 +406,7 @@ class FakeService:
     served: dict[str, int] = field(default_factory=dict)
     served_tags: dict[str, str] = field(default_factory=dict)
     reads_until_served: int = 0
+    min_instances: int = 0
 
     @property
     def latest_ready(self) -> str:
@@ -537,6 +538,7 @@ class FakeCloudRun:
                     deployment, reads_until_known=self.starts_after
                 )
                 service.latest_created = revision
+                service.min_instances = deployment.config.min_instances
                 if not self.starts_after:
                     self._start(service, service.revisions[revision])
             elif known.made_for is None or _template(known.made_for) != _template(deployment):

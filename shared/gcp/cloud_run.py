@@ -124,8 +124,10 @@ class RunServices:
     def write_template(self, seen: ServiceView, deployment: Deployment, revision: str) -> None:
         """Write the template of a new revision over exactly the service that was seen.
 
-        The mask leaves the traffic alone. A repeat with the same name and content finds
-        the revision made; with other content Cloud Run refuses the name.
+        With it goes the least number of instances, which is the service's: from now on the
+        revisions that have traffic share it. The mask leaves the traffic alone. A repeat with
+        the same name and content finds the revision made; with other content Cloud Run refuses
+        the name.
         """
         self._update(
             run_v2.Service(
@@ -133,7 +135,8 @@ class RunServices:
                 template=_template(deployment, revision, self._settings),
                 etag=seen.etag,
             ),
-            ["template"],
+                scaling={"min_instance_count": deployment.config.min_instances},
+            ["template", "scaling"],
         )
 
     def _update(self, service: run_v2.Service, mask: list[str]) -> None:

@@ -132,6 +132,10 @@ class Backend(Protocol):
         ...
 
     def events(self, deployment_id: str) -> list[Event]:
+    def least_instances(self, service: str) -> int:
+        """Return how many instances a service has at least."""
+        ...
+
         """Return a deployment's history."""
         ...
 
@@ -168,6 +172,9 @@ class Fakes:
         self._world.cloud_run.by_hand(service, split)
 
     def events(self, deployment_id: str) -> list[Event]:
+    def least_instances(self, service: str) -> int:
+        return self._world.cloud_run.services[service].min_instances
+
         return self._world.state.events(deployment_id)
 
     def dead_letters(self) -> list[tuple[bytes, dict[str, str]]]:
@@ -286,6 +293,10 @@ class LocalCloud:
         return self._state.events(deployment_id)
 
     def dead_letters(self) -> list[tuple[bytes, dict[str, str]]]:
+    def least_instances(self, service: str) -> int:
+        name = f"{self._parent(service.removeprefix(SERVICE_PREFIX))}/services/{service}"
+        return self._services.get_service(name=name).scaling.min_instance_count
+
         pulled = self._subscriber.pull(
             subscription=self._subscription, max_messages=10, timeout=DEADLINE_S
         )

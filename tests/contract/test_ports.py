@@ -622,6 +622,17 @@ def test_split_is_served_by_named_revisions(ports: Ports, serving_id: str) -> No
     served = split_of(ports, serving_id, shares)
     assert dict(served.written) == shares
     assert set(served.tag_urls) == {"ver-1"}
+def test_new_revision_brings_the_services_least_number_of_instances(
+    backend: Backend, ports: Ports, model_id: str
+) -> None:
+    backend.declare(declaration(model_id))
+    pin(ports, model_id)
+    for version, least in ((1, 2), (2, 0)):
+        config = declaration(model_id, min_instances=least).config
+        make(ports, deployment(model_id, version, config=config))
+        assert backend.least_instances(service_of(model_id)) == least
+
+
 
 
 @pytest.mark.parametrize("percent", [99, 101])
