@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
 from shared import logs
+from shared.domain.deployment import service_of
 from shared.domain.serving_metrics import (
     RevisionHour,
     ServingHour,
@@ -62,7 +63,7 @@ def collect(model_id: str, ports: MetricsPorts) -> int:
         raise NotFound(f"there is no model {model_id!r}")
     now = ports.clock.now()
     begin = first_hour(now, ports.hours.collected_until(model_id))
-    service = f"model-serving-{model_id}"
+    service = service_of(model_id)
     measured = _by_version(service, ports.requests.hours(service, begin, now))
     hours = _hours(model_id, measured, now, ports) if measured else []
     ports.hours.write(hours)

@@ -17,7 +17,7 @@ from functions.finish_deployment import start
 from functions.prepare_model import cancel_preparation
 from functions.steps import require_current
 from shared import logs
-from shared.domain.deployment import Status
+from shared.domain.deployment import Status, service_of
 from shared.domain.model import (
     RECONCILE,
     Lock,
@@ -95,7 +95,7 @@ def repair(model_id: str, ports: Ports) -> list[str]:
     differs from the desired is reported, or put back where the policy says so. StateIsOlder,
     and nothing is touched, where the documents were restored to an earlier time.
     """
-    service = f"model-serving-{model_id}"
+    service = service_of(model_id)
     require_current(model_id, service, ports)
     findings = _tidy(model_id, ports)
     lock = ports.state.model(model_id).lock

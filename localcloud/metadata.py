@@ -10,42 +10,43 @@ from aiohttp import web
 from localcloud.identity import LIFETIME_S, Identity
 
 _FLAVOR = {"Metadata-Flavor": "Google", "Server": "Metadata Server for VM"}
-_ROOT = "/computeMetadata/v1"
+#: A path begins with the region of who asks: on Google's side each has servers of its own.
+_REGION = "/{region:[a-z]+-[a-z]+[0-9]+}"
+_ROOT = _REGION + "/computeMetadata/v1"
 _ACCOUNT = _ROOT + "/instance/service-accounts/{account}"
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 #: Any fixed number will do: nothing on this machine is addressed by it.
 _PROJECT_NUMBER = "123456789012"
 
 
-def metadata_environment(address: str) -> dict[str, str]:
-    """Return what a child process needs in its environment to use the server at HOST:PORT.
+def metadata_environment(address: str, region: str) -> dict[str, str]:
+    """Return what a child process in `region` needs in its environment to use the server.
 
-    google-auth asks GCE_METADATA_HOST for everything but its first ping, which goes to
-    GCE_METADATA_IP: with only the first it finds no server.
+    `address` is the server's HOST:PORT. google-auth asks GCE_METADATA_HOST for everything but
+    its first ping, which goes to GCE_METADATA_IP: with only the first it finds no server.
     """
-    return {"GCE_METADATA_HOST": address, "GCE_METADATA_IP": address}
+    of_region = f"{address}/{region}"
+    return {"GCE_METADATA_HOST": of_region, "GCE_METADATA_IP": of_region}
 
 
 class Metadata:
-    """Answers for one service account, `email`, of one project and region."""
+    """Answers for one service account, `email`, of one project, to whoever is in any region."""
 
-    def __init__(
-        self, identity: Identity, project: str, email: str, region: str = "europe-central2"
-    ) -> None:
+    def __init__(self, identity: Identity, project: str, email: str) -> None:
         self._identity = identity
         self._email = email
         self._texts = {
             "/project/project-id": project,
             "/project/numeric-project-id": _PROJECT_NUMBER,
             "/universe/universe-domain": "googleapis.com",
-            "/instance/region": f"projects/{_PROJECT_NUMBER}/regions/{region}",
-            "/instance/zone": f"projects/{_PROJECT_NUMBER}/zones/{region}-1",
+            "/instance/region": f"projects/{_PROJECT_NUMBER}/regions/{{region}}",
+            "/instance/zone": f"projects/{_PROJECT_NUMBER}/zones/{{region}}-1",
         }
 
     def app(self) -> web.Application:
         """Return the HTTP application."""
         app = web.Application(middlewares=[_require_flavor])
-        app.router.add_get("/", self._ping)
+        app.router.add_get(_REGION, self._ping)
         for path in self._texts:
             app.router.add_get(_ROOT + path, self._text)
         app.router.add_get(_ROOT + "/instance/service-accounts/", self._accounts)
@@ -61,7 +62,8 @@ class Metadata:
         return _plain("computeMetadata/\n")
 
     async def _text(self, request: web.Request) -> web.Response:
-        return _plain(self._texts[request.path.removeprefix(_ROOT)])
+        path = request.path.partition("/computeMetadata/v1")[2]
+        return _plain(self._texts[path].format(region=request.match_info["region"]))
 
     async def _accounts(self, request: web.Request) -> web.Response:
         if _recursive(request):
@@ -127,7 +129,8 @@ async def _require_flavor(
     """Refuse what a browser or a fooled proxy could send, as the real server does."""
     asked = request.headers.get("Metadata-Flavor") == "Google"
     forwarded = "X-Forwarded-For" in request.headers
-    if request.path != "/" and (forwarded or not asked):
+    is_ping = request.path.count("/") == 1
+    if not is_ping and (forwarded or not asked):
         return _plain("Missing required header 'Metadata-Flavor: Google'\n", 403)
     return await handler(request)
 

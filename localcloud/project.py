@@ -74,11 +74,13 @@ def declare(settings: Settings, models: Iterable[ModelDeclaration]) -> None:
     services = wiring.grpc_client(run_v2.ServicesClient)
     run_jobs = wiring.grpc_client(run_v2.JobsClient)
     for model in models:
-        # Terraform owns this document and writes all of it; the pipeline only reads it.
+        parent = f"projects/{settings.project}/locations/{model.region or settings.region}"
+        _service(parent, model, services)
+        _job(parent, model, run_jobs)
+        # Terraform owns this document and writes all of it; the pipeline only reads it. After
+        # the service, whose region cannot be declared to be another one.
         document = database.collection("model_configs").document(model.model_id)
         document.set(model.model_dump(mode="json"))
-        _service(settings, model, services)
-        _job(settings, model, run_jobs)
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -183,11 +185,11 @@ def _path(parent: str, subscription: str) -> str:
     return f"{parent}/subscriptions/{subscription}"
 
 
-def _service(settings: Settings, model: ModelDeclaration, services: run_v2.ServicesClient) -> None:
+def _service(parent: str, model: ModelDeclaration, services: run_v2.ServicesClient) -> None:
     """Create the model's service once, as the empty v0; from then on the pipeline owns it."""
     service_id = model.config.service
     try:
-        services.get_service(name=f"{settings.parent}/services/{service_id}")
+        services.get_service(name=f"{parent}/services/{service_id}")
         return
     except NotFound:
         pass
@@ -216,16 +218,16 @@ def _service(settings: Settings, model: ModelDeclaration, services: run_v2.Servi
             },
         }
     )
-    services.create_service(parent=settings.parent, service=service, service_id=service_id).result(
+    services.create_service(parent=parent, service=service, service_id=service_id).result(
         timeout=120
     )
 
 
-def _job(settings: Settings, model: ModelDeclaration, run_jobs: run_v2.JobsClient) -> None:
+def _job(parent: str, model: ModelDeclaration, run_jobs: run_v2.JobsClient) -> None:
     """Create the model's job once; each execution is told which version it prepares."""
     job_id = model.config.job
     try:
-        run_jobs.get_job(name=f"{settings.parent}/jobs/{job_id}")
+        run_jobs.get_job(name=f"{parent}/jobs/{job_id}")
         return
     except NotFound:
         pass
@@ -242,4 +244,4 @@ def _job(settings: Settings, model: ModelDeclaration, run_jobs: run_v2.JobsClien
         "timeout": {"seconds": TASK_TIMEOUT_S},
     }
     job = run_v2.Job({"template": {"task_count": model.prepare.tasks, "template": task}})
-    run_jobs.create_job(parent=settings.parent, job=job, job_id=job_id).result(timeout=120)
+    run_jobs.create_job(parent=parent, job=job, job_id=job_id).result(timeout=120)

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -128,20 +128,24 @@ class LocalCloud:
             self._closing.enter_context(FIRESTORE.running()) if self._google_firestore else ""
         )
 
-        def environment_of(listener: Listener) -> dict[str, str]:
-            return {
+        def environment_of(listener: Listener) -> Callable[[str], dict[str, str]]:
+            everywhere = {
                 "GOOGLE_CLOUD_PROJECT": PROJECT,
                 "TURNOUT_PROJECT": PROJECT,
-                "TURNOUT_REGION": REGION,
                 "PUBSUB_EMULATOR_HOST": listener.grpc_address,
                 "FIRESTORE_EMULATOR_HOST": firestore or listener.grpc_address,
                 "TURNOUT_GRPC_EMULATOR_HOST": listener.grpc_address,
                 "STORAGE_EMULATOR_HOST": f"http://{HOST}:{listener.storage_port}",
-                **metadata_environment(f"{HOST}:{metadata_socket.getsockname()[1]}"),
                 "TURNOUT_TRAINING_BUCKETS": f"{PROJECT}-training",
                 "TURNOUT_SERVING_BUCKET": f"{PROJECT}-serving",
                 "OTEL_TRACES_EXPORTER": "otlp",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{traces_socket.getsockname()[1]}",
+            }
+            metadata = f"{HOST}:{metadata_socket.getsockname()[1]}"
+            return lambda region: {
+                **everywhere,
+                "TURNOUT_REGION": region,
+                **metadata_environment(metadata, region),
             }
 
         listeners = {
@@ -155,7 +159,7 @@ class LocalCloud:
                 (PREPARE, " prepare"),
             )
         }
-        environment = environment_of(listeners[PERSON])
+        environment = environment_of(listeners[PERSON])(REGION)
         self._functions = FunctionsHost(
             self.folder / "functions",
             self.FUNCTIONS,
@@ -163,7 +167,7 @@ class LocalCloud:
             self._identity,
             self._ports,
             {
-                **environment_of(listeners[NO_FUNCTION]),
+                **environment_of(listeners[NO_FUNCTION])(REGION),
                 "PYTHONPATH": str(ROOT),
                 "TURNOUT_IDENTITY": "local",
                 "TURNOUT_SECRET": self._identity.secret("dashboard"),
@@ -187,7 +191,6 @@ class LocalCloud:
             _images(self.folder),
             environment_of(listeners[SERVING]),
             PROJECT,
-            REGION,
             self._loop,
             task_environment=environment_of(listeners[PREPARE]),
         )
@@ -209,7 +212,7 @@ class LocalCloud:
         storage.middlewares.append(recording(self._calls, callers))
         self._serve(storage, *(listener.storage for listener in listeners.values()))
         email = project.service_account(PROJECT, "developer")
-        metadata = Metadata(self._identity, PROJECT, email, REGION)
+        metadata = Metadata(self._identity, PROJECT, email)
         self._serve(metadata.app(), metadata_socket)
         self._firestore.start()
         self._monitoring.start()

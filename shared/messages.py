@@ -24,6 +24,7 @@ from shared.errors import InvalidRequest
 ModelId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,22}[a-z0-9]$")]
 """At most 24 of a-z, 0-9 and hyphens, so that service, revision and tag names fit."""
 
+REGION = r"^([a-z]+-[a-z]+[0-9]+)?$"
 RequestId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 DeploymentId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,99}$")]
 UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
@@ -246,11 +247,15 @@ class Retrieval(Message):
 
 
 class ModelDeclaration(Message):
-    """One model as Terraform's `models` map declares it (Firestore: model_configs/ID)."""
+    """One model as Terraform's `models` map declares it (Firestore: model_configs/ID).
+
+    `region` is where its service and its job are, for ever; empty: where the pipeline is.
+    """
 
     model_id: ModelId
     image: Annotated[str, Field(min_length=1)]
     service_account: Line
+    region: Annotated[str, Field(pattern=REGION)] = ""
     cpu: str = "2"
     memory: str = "4Gi"
     min_instances: Annotated[int, Field(ge=0)] = 1
@@ -265,8 +270,8 @@ class ModelDeclaration(Message):
 
     @property
     def config(self) -> ModelConfig:
-        """What a deployment keeps of it: all but the policy, which its plan already followed."""
-        return _configs.validate_python(self.model_dump(exclude={"policy"}))
+        """What a deployment keeps: all but the policy, which its plan followed, and the region."""
+        return _configs.validate_python(self.model_dump(exclude={"policy", "region"}))
 
 
 class StepRequest(Message):

@@ -21,6 +21,7 @@ from shared.gcp.firestore import FirestoreKeys, FirestorePosts, FirestoreState
 from shared.gcp.jobs import RunJobs
 from shared.gcp.predictions import HttpPredictions
 from shared.gcp.pubsub import PUBLISH_TIMEOUT_S, Topic
+from shared.gcp.regions import ModelRegions
 from shared.gcp.serving_metrics import FirestoreServingHours
 from shared.gcp.storage import StorageObjects
 from shared.gcp.webhooks import HttpJudges
@@ -97,14 +98,26 @@ def keys() -> FirestoreKeys:
 def cloud_run() -> RunServices:
     """Cloud Run's services and revisions."""
     return RunServices(
-        grpc_client(run_v2.ServicesClient), grpc_client(run_v2.RevisionsClient), settings()
+        grpc_client(run_v2.ServicesClient),
+        grpc_client(run_v2.RevisionsClient),
+        settings(),
+        _regions().parent,
     )
 
 
 @functools.cache
 def jobs() -> RunJobs:
     """Executions of the jobs that prepare models."""
-    return RunJobs(grpc_client(run_v2.JobsClient), grpc_client(run_v2.ExecutionsClient), settings())
+    return RunJobs(
+        grpc_client(run_v2.JobsClient),
+        grpc_client(run_v2.ExecutionsClient),
+        _regions().parent,
+    )
+
+
+@functools.cache
+def _regions() -> ModelRegions:
+    return ModelRegions(firestore_client(), settings())
 
 
 @functools.cache

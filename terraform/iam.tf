@@ -257,7 +257,7 @@ resource "google_cloud_run_v2_service_iam_member" "dashboard_finder" {
   for_each = local.behind_iap ? [] : var.dashboard_access
 
   name     = basename(google_cloudfunctions2_function.part["dashboard"].service_config[0].service)
-  location = var.region
+  location = google_cloud_run_v2_service.model[each.value.model].location
   role     = local.role_ids["service_reader"]
   member   = each.value
 }

@@ -5,6 +5,7 @@ locals {
   models = {
     for id, model in var.models : id => merge(model, {
       model_id        = id
+      region          = model.region == "" ? var.region : model.region
       image           = model.image == "turnout-serving" ? var.serving_image : model.image
       service_account = local.emails[model.service_account]
       env             = merge({ TURNOUT_PROJECT = var.project }, model.env)
@@ -77,7 +78,7 @@ resource "google_cloud_run_v2_service" "model" {
   for_each = local.models
 
   name                = "model-serving-${each.key}"
-  location            = var.region
+  location            = each.value.region
   ingress             = "INGRESS_TRAFFIC_ALL"
   deletion_protection = var.deletion_protection
   # The prediction API checks API keys itself, so anybody may call it: docs/decisions/0016.
@@ -115,6 +116,11 @@ resource "google_cloud_run_v2_service" "model" {
 
   lifecycle {
     ignore_changes = all
+
+    postcondition {
+      condition     = self.location == each.value.region
+      error_message = "The service of ${each.key} is in ${self.location} and cannot move. Give the new region to a model of another id, lead the callers there, then retire this one."
+    }
   }
   depends_on = [google_project_service.api]
 }
@@ -124,7 +130,7 @@ resource "google_cloud_run_v2_job" "prepare" {
   for_each = local.models
 
   name                = "prepare-${each.key}"
-  location            = var.region
+  location            = each.value.region
   deletion_protection = var.deletion_protection
 
   template {

@@ -9,7 +9,7 @@ resource "google_monitoring_custom_service" "model" {
   display_name = "Predictions of ${each.key}"
   user_labels  = local.labels
   telemetry {
-    resource_name = "//run.googleapis.com/projects/${var.project}/locations/${var.region}/services/model-serving-${each.key}"
+    resource_name = "//run.googleapis.com/projects/${var.project}/locations/${local.models[each.key].region}/services/model-serving-${each.key}"
   }
 
   depends_on = [google_project_service.api]

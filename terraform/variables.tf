@@ -12,7 +12,7 @@ variable "project" {
 }
 
 variable "region" {
-  description = "The region in which everything runs."
+  description = "Where the pipeline runs, and each model that names no region of its own."
   type        = string
   default     = "europe-central2"
 
@@ -24,8 +24,8 @@ variable "region" {
 
 variable "regions" {
   description = <<-EOT
-    The regions in which the installation's data may lie: messages are kept, and
-    secrets have a replica, in each. The pipeline itself runs in `region`. Empty: only there.
+    Where the installation may be: each model is served in one of these (its own `region`), messages
+    are kept and secrets have a replica in each. The pipeline itself runs in `region`. Empty: only there.
   EOT
   type        = list(string)
   default     = []
@@ -145,6 +145,52 @@ variable "operators" {
   }
 }
 
+variable "key_admins" {
+  description = <<-EOT
+    Who may make and revoke API keys with the command line (`turnout keys`), such as group:ml-leads@example.com.
+    Firestore knows no permissions below the database, so they may write every document. The dashboard's
+    admins do the same with the dashboard's own rights, and need not be here.
+  EOT
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition = alltrue([
+      for member in var.key_admins : can(regex("^(user|group|serviceAccount|principal|principalSet):.+$", member))
+    ])
+    error_message = "key_admins: user:, group:, serviceAccount:, principal: or principalSet: and who; never allUsers."
+  }
+}
+
+variable "role_prefix" {
+  description = <<-EOT
+    How the names of our own roles begin. Google gives a deleted role's name back after 37 days only: who
+    destroyed the installation between 7 and 37 days ago says another one here, such as turnout2. Never
+    change it where the installation runs: everybody would be without a role for moments.
+  EOT
+  type        = string
+  default     = "turnout"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9_]{2,30}$", var.role_prefix))
+    error_message = "role_prefix is 3 to 31 of a-z, 0-9 and _, such as turnout2."
+  }
+}
+
+variable "function_instances" {
+  description = <<-EOT
+    How many instances a function may have, of one vCPU and up to 2 GiB each. Cloud Run checks it against
+    the region's quota when it makes the function: a new project often has 20 vCPU and 40 GiB (docs/limits.md).
+  EOT
+  type        = number
+  default     = 10
+
+  validation {
+    condition     = var.function_instances >= 1 && var.function_instances <= 1000 && floor(var.function_instances) == var.function_instances
+    error_message = "function_instances is a whole number from 1 to 1000."
+  }
+}
+
 variable "models" {
   description = <<-EOT
     The models, by id: models.auto.tfvars.json, which the local cloud reads, too. What is left out is as
@@ -152,8 +198,10 @@ variable "models" {
   EOT
   type = map(object({
     # Left out, or the local cloud's name for it: `serving_image`. Else an image by digest.
-    image             = optional(string, "turnout-serving")
-    service_account   = optional(string, "serving")
+    image           = optional(string, "turnout-serving")
+    service_account = optional(string, "serving")
+    # Where it is prepared and served, one of `regions`, for ever; left out: `region`.
+    region            = optional(string, "")
     cpu               = optional(string, "2")
     memory            = optional(string, "4Gi")
     min_instances     = optional(number, 1)
@@ -217,6 +265,13 @@ variable "models" {
   validation {
     condition     = alltrue([for id in keys(var.models) : can(regex("^[a-z][a-z0-9-]{0,22}[a-z0-9]$", id))])
     error_message = "models: an id is 2 to 24 of a-z, 0-9 and hyphens; it begins with a letter and ends with none."
+  }
+
+  validation {
+    condition = alltrue([
+      for model in var.models : contains(concat(["", var.region], var.regions), model.region)
+    ])
+    error_message = "models: region is one of `regions`, or left out."
   }
 
   validation {

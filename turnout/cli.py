@@ -16,7 +16,7 @@ from google.api_core.exceptions import GoogleAPICallError, RetryError
 
 from shared import wiring
 from shared.config import TRAINING_TOPIC
-from shared.domain.deployment import Deployment, Status
+from shared.domain.deployment import Deployment, Status, service_of
 from shared.domain.model import LockKind
 from shared.domain.quality_gate import DeployWhen
 from shared.domain.rollout import Strategy
@@ -492,7 +492,7 @@ def predict(
     connect(context)
     if not key:
         raise InvalidRequest("give an API key with --key or TURNOUT_API_KEY")
-    url = wiring.cloud_run().service(f"model-serving-{_model(model)}").url
+    url = wiring.cloud_run().service(service_of(_model(model))).url
     answer = requests.post(
         f"{url}/recommend-batch",
         json={"customer_ids": customers, "top_k": top_k},
@@ -735,7 +735,7 @@ def _newest(model: str | None) -> Deployment:
 def _overview(model_id: str) -> dict[str, str]:
     state = wiring.state()
     model = state.model(model_id)
-    service = wiring.cloud_run().service(f"model-serving-{model_id}")
+    service = wiring.cloud_run().service(service_of(model_id))
     return {
         "model_id": model_id,
         "live": state.deployment(model.active).name if model.active else "nothing yet",

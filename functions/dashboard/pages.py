@@ -144,10 +144,7 @@ def logs_url(model: ModelView) -> str:
     if parts().settings.tools is Tools.TURNOUT:
         return flask.url_for("pages.logs", model_id=model.model_id)
     settings = wiring.settings()
-    query = (
-        f'resource.type="cloud_run_revision"\nresource.labels.service_name="{model.service}"\n'
-        f'resource.labels.location="{settings.region}"'
-    )
+    query = f'resource.type="cloud_run_revision"\nresource.labels.service_name="{model.service}"'
     return (
         "https://console.cloud.google.com/logs/query;query="
         f"{quote(query, safe='')}?project={settings.project}"

@@ -39,7 +39,7 @@ from functions.dashboard.views import (
     traffic_view,
 )
 from functions.planning import plan
-from shared.domain.deployment import Deployment, Status
+from shared.domain.deployment import Deployment, Status, service_of
 from shared.domain.model import LockKind, Model, previous
 from shared.errors import NotFound, PipelineError
 from shared.messages import ModelDeclaration, Policy
@@ -86,12 +86,12 @@ class Reader:
 
         live = found.get(model.active or "")
         run = self._ports.state.run(f"{model_id}-{live.training_run}") if live else None
-        endpoint_url, split = self._served(f"model-serving-{model_id}")
+        endpoint_url, split = self._served(service_of(model_id))
         target = self._target(model, found)
         under_way = shown(_under_way(model))
         return ModelView(
             model_id=model_id,
-            service=f"model-serving-{model_id}",
+            service=service_of(model_id),
             endpoint_url=endpoint_url,
             live=shown(model.active),
             live_run=run_view(run, _live(declaration.policy, live)) if run else None,
@@ -208,7 +208,7 @@ class Reader:
         self._declared(model_id)
         begun = time.perf_counter()
         try:
-            url = self._ports.cloud_run.service(f"model-serving-{model_id}").url
+            url = self._ports.cloud_run.service(service_of(model_id)).url
             begun = time.perf_counter()
             status, body = self._ports.predictions.health(url)
         except PipelineError as error:

@@ -1,4 +1,4 @@
-"""The measured requests, counted by minute, revision and response code, on disk.
+"""The measured requests, counted by minute, region, revision and response code, on disk.
 
 Counts gather in memory and go to SQLite about once a second: the last second before a kill
 is lost. Metrics are no acknowledged writes, and on Google's side too they are sampled.
@@ -21,8 +21,10 @@ RETENTION_S = 42 * 24 * 3600.0
 FLUSH_S = 1.0
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS counts (
+DROP TABLE IF EXISTS counts;    -- of releases in which there was one region
+CREATE TABLE IF NOT EXISTS requests (
     begins REAL NOT NULL,       -- Unix time, s
+    region TEXT NOT NULL,
     service TEXT NOT NULL,
     revision TEXT NOT NULL,
     code INTEGER NOT NULL,
@@ -31,7 +33,7 @@ CREATE TABLE IF NOT EXISTS counts (
     total REAL NOT NULL,        -- ms
     total_of_squares REAL NOT NULL,
     buckets TEXT NOT NULL,
-    PRIMARY KEY (begins, service, revision, code)
+    PRIMARY KEY (begins, region, service, revision, code)
 );
 """
 
@@ -41,6 +43,7 @@ class Key:
     """What is counted together; `begins` is the start of the sampling period (Unix time, s)."""
 
     begins: float
+    region: str
     service: str
     revision: str
     code: int
@@ -81,7 +84,13 @@ class Minutes:
     def add(self, measurement: Measurement) -> None:
         """Count one request; touches memory only."""
         begins = measurement.finished_at // self._period_s * self._period_s
-        key = Key(begins, measurement.service, measurement.revision, measurement.response_code)
+        key = Key(
+            begins,
+            measurement.region,
+            measurement.service,
+            measurement.revision,
+            measurement.response_code,
+        )
         with self._lock:
             sample = self._gathered.setdefault(key, Sample())
             sample.last = max(sample.last, measurement.finished_at)
@@ -98,9 +107,10 @@ class Minutes:
                 stored.latencies.merge(sample.latencies)
                 latencies = stored.latencies
                 connection.execute(
-                    "INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         key.begins,
+                        key.region,
                         key.service,
                         key.revision,
                         key.code,
@@ -116,19 +126,18 @@ class Minutes:
         """Return what was counted in periods that may end in (start, end], oldest first."""
         self.flush()
         rows = self._database.rows(
-            "SELECT * FROM counts WHERE begins > ? AND begins < ? ORDER BY begins",
+            "SELECT * FROM requests WHERE begins > ? AND begins < ? ORDER BY begins",
             start - self._period_s - 1,
             end,
         )
-        return [
-            (Key(row["begins"], row["service"], row["revision"], row["code"]), _sample(row))
-            for row in rows
-        ]
+        return [(_key(row), _sample(row)) for row in rows]
 
     def _stored(self, key: Key) -> Sample:
         row = self._database.row(
-            "SELECT * FROM counts WHERE begins = ? AND service = ? AND revision = ? AND code = ?",
+            "SELECT * FROM requests WHERE begins = ? AND region = ? AND service = ?"
+            " AND revision = ? AND code = ?",
             key.begins,
+            key.region,
             key.service,
             key.revision,
             key.code,
@@ -146,8 +155,12 @@ class Minutes:
     def _prune(self) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "DELETE FROM counts WHERE begins < ?", (self._clock() - RETENTION_S,)
+                "DELETE FROM requests WHERE begins < ?", (self._clock() - RETENTION_S,)
             )
+
+
+def _key(row: sqlite3.Row) -> Key:
+    return Key(row["begins"], row["region"], row["service"], row["revision"], row["code"])
 
 
 def _sample(row: sqlite3.Row) -> Sample:

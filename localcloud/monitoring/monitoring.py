@@ -41,7 +41,6 @@ class Source(Protocol):
     """Where measured requests come from: the local Cloud Run."""
 
     project: str
-    region: str
 
     def subscribe(self, listener: Listener) -> None: ...
 
@@ -151,7 +150,7 @@ class Monitoring:
     def _labels(self, key: Key) -> dict[str, str]:
         return {
             _PROJECT: self._source.project,
-            "resource.labels.location": self._source.region,
+            "resource.labels.location": key.region,
             "resource.labels.service_name": key.service,
             "resource.labels.revision_name": key.revision,
             "resource.labels.configuration_name": key.service,

@@ -19,8 +19,8 @@ from localcloud.run import jobs, store
 from localcloud.run.control import Control
 from localcloud.run.fleet import Fleet
 from localcloud.run.measurement import Listener, Measurement
-from localcloud.run.names import Location
-from localcloud.run.plan import Failure, RevisionPlan, ServicePlan, revision_plan
+from localcloud.run.names import Names, region_of
+from localcloud.run.plan import Environment, Failure, RevisionPlan, ServicePlan, revision_plan
 from localcloud.run.policy import Policies
 from localcloud.run.process import Image, Processes
 from localcloud.run.reconciler import Reconciler
@@ -41,9 +41,10 @@ _log = logging.getLogger(__name__)
 class CloudRun:
     """Services, revisions and jobs as `google.cloud.run_v2` knows them, run as local processes.
 
+    Of every region of `project`; an id of a service or a job is in one of them at a time.
     `images` maps image references to what stands for them here; a revision of an image that
-    is not in it fails with CONTAINER_MISSING. `environment` is given to every instance, and to a
-    job's tasks unless they have a `task_environment`.
+    is not in it fails with CONTAINER_MISSING. `environment` of its region is given to every
+    instance, and to a job's tasks unless they have a `task_environment`.
     `loop` is running in another thread; `start` and `stop` must not be called from it.
 
     A revision that nothing leads to keeps its instance for `idle_timeout_s` after it became
@@ -58,18 +59,16 @@ class CloudRun:
         folder: Path,
         ports: Ports,
         images: Mapping[str, Image],
-        environment: Mapping[str, str],
+        environment: Environment,
         project: str,
-        region: str,
         loop: asyncio.AbstractEventLoop,
         *,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         pending_timeout_s: float = PENDING_TIMEOUT_S,
         task_slots: int | None = None,
-        task_environment: Mapping[str, str] | None = None,
+        task_environment: Environment | None = None,
     ) -> None:
         self.project = project
-        self.region = region
         self._folder = folder
         self._ports = ports
         self._images = images
@@ -78,21 +77,21 @@ class CloudRun:
         self._idle_timeout_s = idle_timeout_s
         self._pending_timeout_s = pending_timeout_s
         self._listeners: list[Listener] = []
-        self._location = Location(project, region)
+        names = Names(project)
         self._database = Database(folder / "run.db", store.SCHEMA + jobs.SCHEMA)
         self._store = Store(self._database)
         self._policies = Policies(self._store)
-        self._reconciler = Reconciler(self._store, self._location, self._apply, self._remove)
-        control = Control(self._store, self._location, self._reconciler)
-        self._transport = Transport(control, self._reconciler, self._policies, self._location)
+        self._reconciler = Reconciler(self._store, self._apply, self._remove)
+        control = Control(self._store, names, self._reconciler)
+        self._transport = Transport(control, self._reconciler, self._policies, names)
         self._processes = Processes(self._store)
         self._jobs = jobs.Jobs(
             self._database,
             self._store,
             self._processes,
-            self._location,
+            names,
             images,
-            environment if task_environment is None else task_environment,
+            task_environment or environment,
             folder / "logs",
             task_slots or _cpus(),
             self._reconciler.announce,
@@ -185,6 +184,7 @@ class CloudRun:
         plans = {state: self._plans(revisions, state) for state in ("deploying", "ready")}
         plan = ServicePlan(
             id=record.id,
+            region=region_of(record.service.name),
             public=self._policies.is_public(record.id, record.service),
             routes=routes,
             deploying=plans["deploying"],
@@ -199,7 +199,7 @@ class CloudRun:
                 revision.service_id,
                 revision.template,
                 self._images,
-                self._environment,
+                self._environment(region_of(revision.revision.name)),
                 self._folder / "logs",
             )
             for revision in revisions

@@ -13,7 +13,13 @@ from google.longrunning import operations_pb2
 from localcloud.run import specification
 from localcloud.run.errors import AlreadyExists, FailedPrecondition, NotFound, check_etag
 from localcloud.run.messages import FAILED, RECONCILING, Service, condition, now
-from localcloud.run.names import Location, check_service_id
+from localcloud.run.names import (
+    Names,
+    check_service_id,
+    location_of,
+    new_operation_name,
+    refuse_second_region,
+)
 from localcloud.run.reconcile import Verdict
 from localcloud.run.reconciler import Reconciler, end
 from localcloud.run.revisions import Revisions
@@ -26,25 +32,24 @@ class Control:
     An answered write is on disk.
     """
 
-    def __init__(self, store: Store, location: Location, reconciler: Reconciler) -> None:
+    def __init__(self, store: Store, names: Names, reconciler: Reconciler) -> None:
         self._store = store
-        self._location = location
+        self._names = names
         self._reconciler = reconciler
-        self._revisions = Revisions(store, location)
+        self._revisions = Revisions(store)
 
     # -- services
 
     def create(self, parent: str, service_id: str, given: Any, validate_only: bool) -> Any:
         """Create a service; return the operation."""
-        self._location.check_parent(parent)
+        self._names.check_parent(parent)
         check_service_id(service_id)
+        name = f"{parent}/services/{service_id}"
         specification.refuse_unsupported(given, ())
         with self._store.transaction():
-            if self._store.service(service_id) is not None:
-                raise AlreadyExists(
-                    f"Resource '{self._location.service(service_id)}' already exists"
-                )
-            record = self._new_record(service_id)
+            if self._found(name) is not None:
+                raise AlreadyExists(f"Resource '{name}' already exists")
+            record = self._new_record(name)
             spec = specification.merged(record.service, given, ())
             operation = self._write(record, spec, validate_only)
         return self._settled(service_id, operation, validate_only)
@@ -53,15 +58,15 @@ class Control:
         self, given: Any, paths: Sequence[str], validate_only: bool, allow_missing: bool
     ) -> Any:
         """Replace the masked fields (without a mask, all); return the operation."""
-        service_id = self._location.service_id(given.name)
+        service_id = self._names.service_id(given.name)
         specification.refuse_unsupported(given, paths)
         with self._store.transaction():
-            record = self._store.service(service_id)
+            record = self._found(given.name)
             if record is None:
                 if not allow_missing:
                     raise NotFound(given.name)
                 check_service_id(service_id)
-                record = self._new_record(service_id)
+                record = self._new_record(given.name)
             check_etag(given.name, given.etag, record.service.etag)
             spec = specification.merged(record.service, given, paths)
             operation = self._write(record, spec, validate_only)
@@ -69,7 +74,7 @@ class Control:
 
     def delete(self, name: str, etag: str, validate_only: bool) -> Any:
         """Delete a service with its revisions; return the operation, which is done."""
-        service_id = self._location.service_id(name)
+        service_id = self._names.service_id(name)
         with self._reconciler.exclusive():
             operation = self._forget(service_id, name, etag, validate_only)
             if not validate_only:
@@ -78,7 +83,7 @@ class Control:
 
     def _forget(self, service_id: str, name: str, etag: str, validate_only: bool) -> Any:
         with self._store.transaction():
-            record = self._existing(service_id)
+            record = self._existing(name)
             check_etag(name, etag, record.service.etag)
             record.service.delete_time.CopyFrom(now())
             operation = self._operation(record, "")
@@ -96,11 +101,12 @@ class Control:
         return operation.operation
 
     def get(self, name: str) -> Any:
-        return self._existing(self._location.service_id(name)).service
+        return self._existing(name).service
 
     def all(self, parent: str) -> list[Any]:
-        self._location.check_parent(parent)
-        return [record.service for record in self._store.services()]
+        self._names.check_parent(parent)
+        services = [record.service for record in self._store.services()]
+        return [service for service in services if location_of(service.name) == parent]
 
     # -- revisions
 
@@ -108,17 +114,19 @@ class Control:
         return self._existing_revision(name).revision
 
     def revisions(self, parent: str) -> list[Any]:
-        service_id = self._location.service_ids(parent)
+        service_id = self._names.service_ids(parent)
         if service_id is not None:
-            self._existing(service_id)
-        return [record.revision for record in self._store.revisions(service_id)]
+            self._existing(parent)
+        revisions = [record.revision for record in self._store.revisions(service_id)]
+        location = location_of(parent)
+        return [revision for revision in revisions if location_of(revision.name) == location]
 
     def delete_revision(self, name: str, etag: str, validate_only: bool) -> Any:
         """Delete a revision that nothing leads to; return the operation, which is done."""
         with self._store.transaction():
             revision = self._existing_revision(name)
             check_etag(name, etag, revision.revision.etag)
-            record = self._existing(revision.service_id)
+            record = self._existing(name.rpartition("/revisions/")[0])
             self._check_unused(revision.name, record)
             revision.revision.delete_time.CopyFrom(now())
             operation = self._operation(record, "")
@@ -153,8 +161,9 @@ class Control:
         return record.operation
 
     def operations(self, parent: str) -> list[Any]:
-        self._location.check_parent(parent)
-        return [record.operation for record in self._store.operations()]
+        self._names.check_parent(parent)
+        operations = [record.operation for record in self._store.operations()]
+        return [operation for operation in operations if location_of(operation.name) == parent]
 
     def wait_operation(self, name: str, timeout_s: float) -> Any:
         """Return the operation once it is done, or as it is after `timeout_s`."""
@@ -190,19 +199,23 @@ class Control:
             return operation.operation
         if revision is not None:
             record.latest_created = revision.name
-            service.latest_created_revision = self._location.revision(record.id, revision.name)
+            service.latest_created_revision = revision.revision.name
             self._store.put_revision(revision)
         self._store.put_service(record)
         self._store.put_operation(operation)
         return operation.operation
 
-    def _new_record(self, service_id: str) -> ServiceRecord:
-        service = Service(name=self._location.service(service_id), uid=str(uuid.uuid4()))
+    def _new_record(self, name: str) -> ServiceRecord:
+        service_id = self._names.service_id(name)
+        taken = self._store.service(service_id)
+        if taken is not None:
+            refuse_second_region(taken.service.name, name)
+        service = Service(name=name, uid=str(uuid.uuid4()))
         service.create_time.CopyFrom(now())
         return ServiceRecord(service_id, service, (), "", "", 0, 0)
 
     def _operation(self, record: ServiceRecord, revision: str) -> OperationRecord:
-        operation = operations_pb2.Operation(name=self._location.operation(str(uuid.uuid4())))
+        operation = operations_pb2.Operation(name=new_operation_name(record.service.name))
         operation.metadata.Pack(record.service)
         return OperationRecord(record.id, record.service.generation, revision, operation)
 
@@ -214,15 +227,18 @@ class Control:
         record = self._store.operation(operation.name)
         return record.operation if record is not None else operation
 
-    def _existing(self, service_id: str) -> ServiceRecord:
-        record = self._store.service(service_id)
+    def _found(self, name: str) -> ServiceRecord | None:
+        record = self._store.service(self._names.service_id(name))
+        return record if record is not None and record.service.name == name else None
+
+    def _existing(self, name: str) -> ServiceRecord:
+        record = self._found(name)
         if record is None:
-            raise NotFound(self._location.service(service_id))
+            raise NotFound(name)
         return record
 
     def _existing_revision(self, name: str) -> RevisionRecord:
-        service_id, revision_id = self._location.revision_ids(name)
-        record = self._store.revision(revision_id)
-        if record is None or record.state == "deleted" or record.service_id != service_id:
+        record = self._store.revision(self._names.revision_id(name))
+        if record is None or record.state == "deleted" or record.revision.name != name:
             raise NotFound(name)
         return record

@@ -117,4 +117,4 @@ def _table(
     plan: ServicePlan, runners: dict[str, RevisionRunner], percents: dict[str, int]
 ) -> Table:
     targets = tuple((percent, runners[name]) for name, percent in percents.items() if percent)
-    return Table(plan.id, plan.public, targets)
+    return Table(plan.id, plan.region, plan.public, targets)

@@ -32,6 +32,7 @@ class Table:
     """Where an origin's requests go: runners with their shares, which sum to 100."""
 
     service: str
+    region: str
     public: bool
     targets: tuple[tuple[int, RevisionRunner], ...]
 
@@ -124,14 +125,14 @@ class FrontDoor:
                 f"Service {table.service} has no ready revision.",
             )
         try:
-            return await self._with_instance(table.service, runner, request)
+            return await self._with_instance(table, runner, request)
         except NoInstance as error:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_instance", f"{error}.")
         except AllBusy as error:
             return problem(HTTPStatus.TOO_MANY_REQUESTS, "no_available_instance", f"{error}.")
 
     async def _with_instance(
-        self, service: str, runner: RevisionRunner, request: web.BaseRequest
+        self, table: Table, runner: RevisionRunner, request: web.BaseRequest
     ) -> web.StreamResponse:
         deadline = time.monotonic() + self._pending_timeout_s
         for _ in range(FRESH_INSTANCES):
@@ -150,7 +151,12 @@ class FrontDoor:
                     took_ms = (time.monotonic() - began) * 1000
                     self._measured(
                         Measurement(
-                            service, runner.plan.name, exchange.status, took_ms, time.time()
+                            table.region,
+                            table.service,
+                            runner.plan.name,
+                            exchange.status,
+                            took_ms,
+                            time.time(),
                         )
                     )
             assert exchange.response is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 class Measurement:
     """A request that reached an instance; latency without the wait for one, in ms."""
 
+    region: str
     service: str
     revision: str
     response_code: int

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 
-from localcloud.run.errors import InvalidArgument, NotFound
+from localcloud.run.errors import InvalidArgument, NotFound, Unsupported
 
 SERVICE_ID_LENGTH = 49
 JOB_ID_LENGTH = 49
@@ -13,40 +14,31 @@ REVISION_NAME_LENGTH = 63
 TAG_MIN_LENGTH = 3
 TAG_AND_SERVICE_LENGTH = 46
 
+_PARENT = re.compile(r"projects/([^/]+)/locations/([^/]+)")
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _TAG = re.compile(r"[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
-class Location:
-    """The one project and region that this local cloud is."""
+class Names:
+    """Reads the resource names of one project, in whatever region of it they are."""
 
     project: str
-    region: str
-
-    @property
-    def name(self) -> str:
-        return f"projects/{self.project}/locations/{self.region}"
-
-    def service(self, service_id: str) -> str:
-        return f"{self.name}/services/{service_id}"
-
-    def revision(self, service_id: str, revision_id: str) -> str:
-        return f"{self.service(service_id)}/revisions/{revision_id}"
-
-    def job(self, job_id: str) -> str:
-        return f"{self.name}/jobs/{job_id}"
-
-    def execution(self, job_id: str, execution_id: str) -> str:
-        return f"{self.job(job_id)}/executions/{execution_id}"
-
-    def operation(self, operation_id: str) -> str:
-        return f"{self.name}/operations/{operation_id}"
 
     def check_parent(self, parent: str) -> None:
-        """Raise NotFound unless `parent` is this location."""
-        if parent != self.name:
-            raise NotFound(f"{parent} (this local cloud is {self.name})")
+        """Raise unless `parent` is a region of the project: NotFound for another project.
+
+        InvalidArgument for what cannot be a region, `-` among it: no listing takes that.
+        """
+        match = _PARENT.fullmatch(parent)
+        if match is None:
+            raise InvalidArgument(f"{parent!r} is not of the form {self._form()}")
+        project, region = match.groups()
+        if project != self.project:
+            raise NotFound(f"{parent} (this local cloud is projects/{self.project})")
+        if not _REGION.fullmatch(region):
+            raise InvalidArgument(f"{parent!r}: {region!r} is not a region")
 
     def service_id(self, name: str) -> str:
         """Return the id in a service's full name."""
@@ -56,10 +48,9 @@ class Location:
         """Return the service of a revisions' parent, None for `services/-` (all of them)."""
         return _all_if_dash(self._parts(parent, "services")[0])
 
-    def revision_ids(self, name: str) -> tuple[str, str]:
-        """Return (service id, revision id) of a revision's full name."""
-        service, revision = self._parts(name, "services", "revisions")
-        return service, revision
+    def revision_id(self, name: str) -> str:
+        """Return the id in a revision's full name."""
+        return self._parts(name, "services", "revisions")[1]
 
     def job_id(self, name: str) -> str:
         """Return the id in a job's full name."""
@@ -69,29 +60,56 @@ class Location:
         """Return the job of an executions' parent, None for `jobs/-` (all of them)."""
         return _all_if_dash(self._parts(parent, "jobs")[0])
 
-    def execution_ids(self, name: str) -> tuple[str, str]:
-        """Return (job id, execution id) of an execution's full name."""
-        job, execution = self._parts(name, "jobs", "executions")
-        return job, execution
+    def execution_id(self, name: str) -> str:
+        """Return the id in an execution's full name."""
+        return self._parts(name, "jobs", "executions")[1]
 
     def executions_ids(self, parent: str) -> tuple[str | None, str | None]:
         """Return (job, execution) of a tasks' parent, None for a `-` (all of them)."""
         job, execution = self._parts(parent, "jobs", "executions")
         return _all_if_dash(job), _all_if_dash(execution)
 
-    def task_ids(self, name: str) -> tuple[str, str, str]:
-        """Return (job id, execution id, task id) of a task's full name."""
-        job, execution, task = self._parts(name, "jobs", "executions", "tasks")
-        return job, execution, task
+    def task_ids(self, name: str) -> tuple[str, str]:
+        """Return (execution id, task id) of a task's full name."""
+        _, execution, task = self._parts(name, "jobs", "executions", "tasks")
+        return execution, task
 
     def _parts(self, name: str, *collections: str) -> list[str]:
         pieces = name.split("/")
         wanted = 4 + 2 * len(collections)
         if len(pieces) != wanted or tuple(pieces[4::2]) != collections or "" in pieces:
-            form = "/".join(f"{collection}/…" for collection in collections)
-            raise InvalidArgument(f"{name!r} is not of the form {self.name}/{form}")
-        self.check_parent("/".join(pieces[:4]))
+            raise InvalidArgument(f"{name!r} is not of the form {self._form(*collections)}")
+        self.check_parent(location_of(name))
         return pieces[5::2]
+
+    def _form(self, *collections: str) -> str:
+        return "/".join(
+            (f"projects/{self.project}/locations/REGION", *(f"{each}/…" for each in collections))
+        )
+
+
+def location_of(name: str) -> str:
+    """Return the `projects/P/locations/REGION` of a resource's full name."""
+    return "/".join(name.split("/")[:4])
+
+
+def region_of(name: str) -> str:
+    """Return the region of a resource's full name."""
+    return name.split("/")[3]
+
+
+def new_operation_name(about: str) -> str:
+    """Return the name of a new operation on the resource of this full name."""
+    return f"{location_of(about)}/operations/{uuid.uuid4()}"
+
+
+def refuse_second_region(taken: str, wanted: str) -> None:
+    """Raise Unsupported if the id of the resource `taken` is `wanted` in another region.
+
+    Everything is stored by id here, and logs and ports are found by it.
+    """
+    if location_of(taken) != location_of(wanted):
+        raise Unsupported(f"an id in two regions ({wanted} beside {taken})")
 
 
 def _all_if_dash(part: str) -> str | None:

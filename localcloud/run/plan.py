@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from localcloud.run.probe import StartupProbe, startup_probe
 from localcloud.run.process import Image, Launch, base_environment
 from localcloud.run.template import quantity
 from localcloud.run.traffic import Route
+
+# The variables that the local cloud itself gives to the containers of a region.
+Environment = Callable[[str], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class ServicePlan:
     """
 
     id: str
+    region: str
     public: bool
     routes: tuple[Route, ...]
     deploying: tuple[RevisionPlan, ...]

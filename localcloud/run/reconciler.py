@@ -15,7 +15,6 @@ from localcloud.run.messages import (
     TrafficTargetStatus,
     condition,
 )
-from localcloud.run.names import Location
 from localcloud.run.plan import Failure
 from localcloud.run.reconcile import Status, Verdict, decide
 from localcloud.run.revisions import show_state
@@ -34,9 +33,8 @@ class Reconciler:
     the next start.
     """
 
-    def __init__(self, store: Store, location: Location, apply: Apply, remove: Remove) -> None:
+    def __init__(self, store: Store, apply: Apply, remove: Remove) -> None:
         self._store = store
-        self._location = location
         self._apply = apply
         self._remove = remove
         # One reconciliation at a time, so that the routes applied last are the newest.
@@ -126,7 +124,7 @@ class Reconciler:
             # After a failure this stays the generation that serves.
             service.observed_generation = generation
         service.latest_ready_revision = (
-            self._location.revision(record.id, status.latest_ready) if status.latest_ready else ""
+            f"{service.name}/revisions/{status.latest_ready}" if status.latest_ready else ""
         )
         service.uri = urls[""]
         service.urls[:] = [urls[""]]

@@ -11,7 +11,7 @@ from typing import Any
 from localcloud.run import template as templates
 from localcloud.run.errors import AlreadyExists
 from localcloud.run.messages import RECONCILING, SUCCEEDED, RevisionTemplate, condition, now
-from localcloud.run.names import Location
+from localcloud.run.names import refuse_second_region
 from localcloud.run.reconcile import Verdict
 from localcloud.run.store import RevisionRecord, ServiceRecord, Store
 
@@ -19,9 +19,8 @@ from localcloud.run.store import RevisionRecord, ServiceRecord, Store
 class Revisions:
     """Makes the records of new revisions; called within the transaction that stores them."""
 
-    def __init__(self, store: Store, location: Location) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._location = location
 
     def wanted(self, record: ServiceRecord, service: Any) -> RevisionRecord | None:
         """Return the revision that the template asks for, None when it has not changed."""
@@ -46,6 +45,7 @@ class Revisions:
         same = taken.service_id == record.id and taken.state != "deleted"
         if same and templates.same_configuration(taken.template, wanted):
             return taken  # A repeat finds its own revision and makes no second one.
+        refuse_second_region(taken.revision.name, f"{record.service.name}/revisions/{taken.name}")
         raise AlreadyExists(
             f"Revision named '{taken.name}' with different configuration already exists."
         )
@@ -56,7 +56,7 @@ class Revisions:
         template = RevisionTemplate()
         template.CopyFrom(service.template)
         revision = templates.revision_of(
-            self._location.revision(record.id, name),
+            f"{record.service.name}/revisions/{name}",
             str(uuid.uuid4()),
             record.id,
             number,

@@ -14,7 +14,7 @@ from google.protobuf import empty_pb2
 from localcloud.run.control import Control
 from localcloud.run.errors import Unsupported
 from localcloud.run.methods import Method, generic, page_of, refuse_deleted
-from localcloud.run.names import Location
+from localcloud.run.names import Names
 from localcloud.run.policy import Policies
 from localcloud.run.reconciler import Reconciler
 
@@ -29,12 +29,12 @@ class Transport:
         control: Control,
         reconciler: Reconciler,
         policies: Policies,
-        location: Location,
+        names: Names,
     ) -> None:
         self._control = control
         self._reconciler = reconciler
         self._policies = policies
-        self._location = location
+        self._names = names
 
     def handlers(self) -> Sequence[grpc.GenericRpcHandler[Any, Any]]:
         """Return the generic handlers for one gRPC server."""
@@ -134,12 +134,12 @@ class Transport:
     # -- policies
 
     def _get_policy(self, request: Any, _context: grpc.ServicerContext) -> Any:
-        service_id = self._location.service_id(request.resource)
+        service_id = self._names.service_id(request.resource)
         self._control.get(request.resource)
         return self._policies.get(service_id)
 
     def _set_policy(self, request: Any, _context: grpc.ServicerContext) -> Any:
-        service_id = self._location.service_id(request.resource)
+        service_id = self._names.service_id(request.resource)
         if request.update_mask.paths:
             raise Unsupported("SetIamPolicy update_mask")
         self._control.get(request.resource)

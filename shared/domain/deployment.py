@@ -37,6 +37,13 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 CAN_BE_RETURNED_TO = frozenset({Status.INACTIVE, Status.ROLLED_BACK})
 
+SERVICE_PREFIX = "model-serving-"
+
+
+def service_of(model_id: str) -> str:
+    """Return the name of the Cloud Run service that serves a model."""
+    return f"{SERVICE_PREFIX}{model_id}"
+
 
 class StepName(StrEnum):
     """The steps of the progress view, in their order."""
@@ -117,7 +124,7 @@ class ModelConfig:
     @property
     def service(self) -> str:
         """The Cloud Run service that serves this model."""
-        return f"model-serving-{self.model_id}"
+        return service_of(self.model_id)
 
     @property
     def job(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, cast
@@ -11,7 +11,7 @@ from google.api_core import exceptions, retry
 from google.cloud import run_v2
 
 from shared.config import Settings
-from shared.domain.deployment import Deployment
+from shared.domain.deployment import SERVICE_PREFIX, Deployment
 from shared.domain.marks import lived_of, marks_of_revision, marks_of_traffic, token_of
 from shared.domain.remains import RevisionFacts
 from shared.errors import NotFound, Refused
@@ -29,17 +29,19 @@ passing = retry.Retry(
 
 
 class RunServices:
-    """Services and revisions of one project and region."""
+    """Services and revisions of one project; `parent` names the project and region of a model."""
 
     def __init__(
         self,
         services: run_v2.ServicesClient,
         revisions: run_v2.RevisionsClient,
         settings: Settings,
+        parent: Callable[[str], str],
     ) -> None:
         self._services = services
         self._revisions = revisions
         self._settings = settings
+        self._parent = parent
 
     def service(self, name: str) -> ServiceView:
         """Return the service as it is now; NotFound where there is none."""
@@ -133,9 +135,9 @@ class RunServices:
             run_v2.Service(
                 name=self._path(seen.name),
                 template=_template(deployment, revision, self._settings),
+                scaling={"min_instance_count": deployment.config.min_instances},
                 etag=seen.etag,
             ),
-                scaling={"min_instance_count": deployment.config.min_instances},
             ["template", "scaling"],
         )
 
@@ -151,7 +153,7 @@ class RunServices:
             raise Refused(f"Cloud Run refused the {' and '.join(mask)}: {error.message}") from error
 
     def _path(self, name: str) -> str:
-        return f"{self._settings.parent}/services/{name}"
+        return f"{self._parent(name.removeprefix(SERVICE_PREFIX))}/services/{name}"
 
 
 def model_environment(deployment: Deployment) -> dict[str, str]:

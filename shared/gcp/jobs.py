@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from google.api_core import exceptions
 from google.cloud import run_v2
 
-from shared.config import Settings
 from shared.domain.deployment import Deployment
 from shared.errors import NotFound, Refused
 from shared.gcp.cloud_run import model_environment, passing, variables
@@ -15,17 +16,17 @@ CANCELLED = run_v2.Condition.ExecutionReason.CANCELLED
 
 
 class RunJobs:
-    """Starts, looks at and cancels executions."""
+    """Starts, looks at and cancels executions; `parent` is as in RunServices."""
 
     def __init__(
         self,
         jobs: run_v2.JobsClient,
         executions: run_v2.ExecutionsClient,
-        settings: Settings,
+        parent: Callable[[str], str],
     ) -> None:
         self._jobs = jobs
         self._executions = executions
-        self._settings = settings
+        self._parent = parent
 
     def start(self, deployment: Deployment) -> str:
         """Start one for the deployment; return its resource name.
@@ -40,7 +41,7 @@ class RunJobs:
                 "task_count": prepare.tasks,
             }
         )
-        name = f"{self._settings.parent}/jobs/{deployment.config.job}"
+        name = f"{self._parent(deployment.model_id)}/jobs/{deployment.config.job}"
         try:
             operation = self._jobs.run_job(
                 request=run_v2.RunJobRequest(name=name, overrides=overrides), timeout=60

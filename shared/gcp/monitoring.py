@@ -98,8 +98,7 @@ class RunMetrics:
         request = monitoring_v3.ListTimeSeriesRequest(
             name=f"projects/{self._settings.project}",
             filter=f'metric.type = "{metric}" AND resource.type = "cloud_run_revision"'
-            f' AND resource.labels.service_name = "{service}"'
-            f' AND resource.labels.location = "{self._settings.region}"',
+            f' AND resource.labels.service_name = "{service}"',
             interval={"start_time": start, "end_time": end},
             aggregation={
                 "alignment_period": period,

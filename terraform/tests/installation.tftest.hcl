@@ -68,11 +68,23 @@ run "two_models" {
     })
   }
 
+run "a_service_stays_in_its_region" {
+  command = plan
+
+  variables {
+    regions = ["europe-central2", "europe-west3"]
+    models  = { movies = { region = "europe-west3" } }
+  }
+
+  expect_failures = [google_cloud_run_v2_service.model["movies"]]
+}
+
   assert {
     condition     = google_cloud_run_v2_service.model["boots"].template[0].revision == "model-serving-boots-v0-1"
     error_message = "A model's service does not begin as the empty v0."
   }
 
+    regions = ["europe-central2", "europe-west3"]
   assert {
     condition     = length(google_firestore_document.model) == 2 && length(google_cloud_run_v2_job.prepare) == 2
     error_message = "A model declared in three lines lacks its configuration or its job."
@@ -85,6 +97,18 @@ run "behind_a_domain" {
   variables {
     dashboard_domain       = "turnout.example.com"
     dashboard_iap_audience = "/projects/123456789012/global/backendServices/42"
+  assert {
+    condition = [for id in ["boots", "shoes"] : [
+      google_cloud_run_v2_service.model[id].location,
+      google_cloud_run_v2_job.prepare[id].location,
+      google_cloud_run_v2_service_iam_binding.model["${id} traffic"].location,
+      ]] == [
+      ["europe-central2", "europe-central2", "europe-central2"],
+      ["europe-west3", "europe-west3", "europe-west3"],
+    ]
+    error_message = "A model is not where it says, or the pipeline may not move its traffic there."
+  }
+
     chat_webhook_secret    = "3"
     regions                = ["europe-central2", "europe-west3"]
     training_buckets       = { shop-training = { create = false }, shop-more = {} }
@@ -156,7 +180,7 @@ run "refuses_what_does_not_fit_together" {
 
   variables {
     regions = ["europe-west3"]
-    models  = { shoes = { policy = { when = "sometimes" } } }
+    models  = { shoes = { region = "us-east1" } }
   }
 
   expect_failures = [var.regions, var.models]
@@ -171,3 +195,13 @@ run "refuses_a_model_with_another_parts_identity" {
 
   expect_failures = [google_service_account.part["roll-back"]]
 }
+run "refuses_a_word_that_no_policy_has" {
+  command = plan
+
+  variables {
+    models = { shoes = { policy = { when = "sometimes" } } }
+  }
+
+  expect_failures = [var.models]
+}
+

@@ -28,12 +28,13 @@ from localcloud.storage import Storage
 from localcloud.workflows import FakeClock as WorkflowsClock
 from localcloud.workflows import Workflows
 from shared.config import DEAD_LETTER_TOPIC, EVENTS_TOPIC, WORKFLOW
-from shared.domain.deployment import Deployment, Event
+from shared.domain.deployment import SERVICE_PREFIX, Deployment, Event
 from shared.gcp.cloud_run import RunServices
 from shared.gcp.firestore import FirestoreKeys, FirestorePosts, FirestoreState
 from shared.gcp.jobs import RunJobs
 from shared.gcp.predictions import HttpPredictions
 from shared.gcp.pubsub import Topic
+from shared.gcp.regions import ModelRegions
 from shared.gcp.storage import StorageObjects
 from shared.gcp.workflows import WorkflowExecutions
 from shared.messages import ModelDeclaration
@@ -131,11 +132,11 @@ class Backend(Protocol):
         """Change a service's traffic, as a person at the console does; None is LATEST."""
         ...
 
-    def events(self, deployment_id: str) -> list[Event]:
     def least_instances(self, service: str) -> int:
         """Return how many instances a service has at least."""
         ...
 
+    def events(self, deployment_id: str) -> list[Event]:
         """Return a deployment's history."""
         ...
 
@@ -171,10 +172,10 @@ class Fakes:
     def by_hand(self, service: str, split: Mapping[str | None, int]) -> None:
         self._world.cloud_run.by_hand(service, split)
 
-    def events(self, deployment_id: str) -> list[Event]:
     def least_instances(self, service: str) -> int:
         return self._world.cloud_run.services[service].min_instances
 
+    def events(self, deployment_id: str) -> list[Event]:
         return self._world.state.events(deployment_id)
 
     def dead_letters(self) -> list[tuple[bytes, dict[str, str]]]:
@@ -216,6 +217,8 @@ class LocalCloud:
             self._storage.create_bucket(bucket)
         self._database = firestore.Client(project=project)
         self._state = FirestoreState(self._database)
+        parent = ModelRegions(self._database, SETTINGS).parent
+        self._parent = parent
         self.posts: Posts = FirestorePosts(self._database)
         self._publisher, self._subscriber = PublisherClient(), SubscriberClient()
         topic = f"projects/{project}/topics/{DEAD_LETTER_TOPIC}"
@@ -229,9 +232,9 @@ class LocalCloud:
             state=self._state,
             objects=StorageObjects(self._storage),
             cloud_run=RunServices(
-                self._services, _client(run_v2.RevisionsClient, channel), SETTINGS
+                self._services, _client(run_v2.RevisionsClient, channel), SETTINGS, parent
             ),
-            jobs=RunJobs(self._jobs, _client(run_v2.ExecutionsClient, channel), SETTINGS),
+            jobs=RunJobs(self._jobs, _client(run_v2.ExecutionsClient, channel), parent),
             executions=WorkflowExecutions(
                 _client(executions_v1.ExecutionsClient, channel), SETTINGS
             ),
@@ -249,7 +252,7 @@ class LocalCloud:
         service_id = model.config.service
         container = {"image": model.image, "env": [{"name": "MODEL_ID", "value": model.model_id}]}
         self._services.create_service(
-            parent=SETTINGS.parent,
+            parent=_parent(model),
             service_id=service_id,
             service=run_v2.Service(
                 {
@@ -260,7 +263,7 @@ class LocalCloud:
         ).result(timeout=DEADLINE_S)
         task = {"containers": [{**container, "args": ["prepare"]}], "max_retries": 0}
         self._jobs.create_job(
-            parent=SETTINGS.parent,
+            parent=_parent(model),
             job_id=model.config.job,
             job=run_v2.Job({"template": {"template": task}}),
         ).result(timeout=DEADLINE_S)
@@ -270,6 +273,7 @@ class LocalCloud:
 
     def by_hand(self, service: str, split: Mapping[str | None, int]) -> None:
         kinds = run_v2.TrafficTargetAllocationType
+        model_id = service.removeprefix(SERVICE_PREFIX)
         targets = [
             run_v2.TrafficTarget(
                 type_=kinds.TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION
@@ -283,20 +287,20 @@ class LocalCloud:
         self._services.update_service(
             run_v2.UpdateServiceRequest(
                 service=run_v2.Service(
-                    name=f"{SETTINGS.parent}/services/{service}", traffic=targets
+                    name=f"{self._parent(model_id)}/services/{service}", traffic=targets
                 ),
                 update_mask={"paths": ["traffic"]},
             )
         )
 
-    def events(self, deployment_id: str) -> list[Event]:
-        return self._state.events(deployment_id)
-
-    def dead_letters(self) -> list[tuple[bytes, dict[str, str]]]:
     def least_instances(self, service: str) -> int:
         name = f"{self._parent(service.removeprefix(SERVICE_PREFIX))}/services/{service}"
         return self._services.get_service(name=name).scaling.min_instance_count
 
+    def events(self, deployment_id: str) -> list[Event]:
+        return self._state.events(deployment_id)
+
+    def dead_letters(self) -> list[tuple[bytes, dict[str, str]]]:
         pulled = self._subscriber.pull(
             subscription=self._subscription, max_messages=10, timeout=DEADLINE_S
         )
@@ -333,6 +337,10 @@ def until(read: Callable[[], T], holds: Callable[[T], bool]) -> T:
     return found
 
 
+def _parent(model: ModelDeclaration) -> str:
+    return f"projects/{SETTINGS.project}/locations/{model.region or SETTINGS.region}"
+
+
 def _services(folder: Path, identity: Identity, stack: ExitStack) -> Sequence[Any]:
     source = folder / "workflow.yaml"
     source.write_text(WORKFLOW_SOURCE)
@@ -361,9 +369,8 @@ def _services(folder: Path, identity: Identity, stack: ExitStack) -> Sequence[An
             folder / "run",
             Listeners(folder),
             {"serving": Image([sys.executable, "-S", str(container)], folder)},
-            {},
+            lambda _: {},
             SETTINGS.project,
-            SETTINGS.region,
             loop,
         ),
     )

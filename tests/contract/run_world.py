@@ -179,9 +179,8 @@ class World:
                 "images/server": Image([sys.executable, str(server_py)], folder, {"OF": "image"}),
                 "images/task": Image([sys.executable, str(task_py)], folder, {"OF": "image"}),
             },
-            {"GOOGLE_CLOUD_PROJECT": PROJECT},
+            lambda region: {"GOOGLE_CLOUD_PROJECT": PROJECT, "TOLD_REGION": region},
             PROJECT,
-            REGION,
             self.loop,
             **options,
         )
@@ -190,7 +189,8 @@ class World:
         self.grpc.add_generic_rpc_handlers(tuple(self.cloud_run.grpc_handlers()))
         port = self.grpc.add_insecure_port("127.0.0.1:0")
         self.grpc.start()
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self.target = f"127.0.0.1:{port}"
+        self.channel = grpc.insecure_channel(self.target)
         self.services = client(run_v2.ServicesClient, self.channel)
         self.revisions = client(run_v2.RevisionsClient, self.channel)
         self.jobs = client(run_v2.JobsClient, self.channel)

@@ -56,7 +56,7 @@ BUCKET = 0.1
 class Requests:
     """A source that measures what a test says was requested."""
 
-    project, region = PROJECT, REGION
+    project = PROJECT
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -69,7 +69,7 @@ class Requests:
     ) -> None:
         for latency_ms in latencies_ms:
             for listener in self._listeners:
-                listener(Measurement(SERVICE, revision, code, latency_ms, at.timestamp()))
+                listener(Measurement(REGION, SERVICE, revision, code, latency_ms, at.timestamp()))
 
 
 class Cloud:

@@ -16,8 +16,10 @@ from localcloud.identity import Identity
 from localcloud.metadata import Metadata, metadata_environment
 from tests.contract.listener import listening
 
+REGION = "europe-central2"
 EMAIL = "functions@turnout-local.iam.gserviceaccount.com"
-ACCOUNT = "computeMetadata/v1/instance/service-accounts/default"
+ROOT = f"{REGION}/computeMetadata/v1"
+ACCOUNT = f"{ROOT}/instance/service-accounts/default"
 GOOGLE = {"Metadata-Flavor": "Google"}
 
 
@@ -38,7 +40,7 @@ def run_child(code: str, address: str) -> str:
     }
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment | metadata_environment(address),
+        env=environment | metadata_environment(address, REGION),
         capture_output=True,
         text=True,
         timeout=60,
@@ -96,9 +98,19 @@ def test_request_without_the_header_or_forwarded_is_refused(
     ],
 )
 def test_plain_values_are_answered_as_text(address: str, path: str, text: str) -> None:
-    answer = requests.get(f"http://{address}/computeMetadata/v1/{path}", headers=GOOGLE, timeout=30)
+    answer = requests.get(f"http://{address}/{ROOT}/{path}", headers=GOOGLE, timeout=30)
     assert (answer.status_code, answer.text) == (200, text)
     assert answer.headers["Metadata-Flavor"] == "Google"
+
+
+def test_each_region_is_told_as_its_own(address: str) -> None:
+    def region(of: str) -> requests.Response:
+        url = f"http://{address}/{of}/computeMetadata/v1/instance/region"
+        return requests.get(url, headers=GOOGLE, timeout=30)
+
+    assert region("us-east1").text == "projects/123456789012/regions/us-east1"
+    assert region(REGION).text == f"projects/123456789012/regions/{REGION}"
+    assert region("us").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -107,8 +119,8 @@ def test_plain_values_are_answered_as_text(address: str, path: str, text: str) -
         (f"{ACCOUNT}/identity", 400),
         (f"{ACCOUNT}/identity?audience=a&format=odd", 400),
         (f"{ACCOUNT}/identity?audience=a&licenses=TRUE", 501),
-        ("computeMetadata/v1/instance/service-accounts/other@example.com/email", 404),
-        ("computeMetadata/v1/instance/attributes/startup-script", 404),
+        (f"{ROOT}/instance/service-accounts/other@example.com/email", 404),
+        (f"{ROOT}/instance/attributes/startup-script", 404),
     ],
 )
 def test_what_is_not_there_or_not_supported_is_refused(

@@ -34,7 +34,6 @@ class Requests:
     """A source that measures what a test says was requested."""
 
     project = PROJECT
-    region = REGION
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -43,11 +42,17 @@ class Requests:
         self._listeners.append(listener)
 
     def count(
-        self, revision: str, code: int, number: int, at: float, latency_ms: float = 5.0
+        self,
+        revision: str,
+        code: int,
+        number: int,
+        at: float,
+        latency_ms: float = 5.0,
+        region: str = REGION,
     ) -> None:
         for _ in range(number):
             for listener in self._listeners:
-                listener(Measurement(SERVICE, revision, code, latency_ms, at))
+                listener(Measurement(region, SERVICE, revision, code, latency_ms, at))
 
 
 class Clock:
@@ -177,6 +182,20 @@ def test_raw_points_come_by_minute_newest_first_with_all_labels(
     assert values(one) == [2, 3]
     assert [p.interval.end_time.timestamp() - MINUTE_0 for p in one.points] == [120, 60]
     assert [p.interval.start_time.timestamp() - MINUTE_0 for p in one.points] == [60, 0]
+
+
+def test_series_of_each_region_is_its_own(metrics: Any, source: Requests) -> None:
+    source.count("movies-v1", 200, 3, MINUTE_0 + 10)
+    source.count("movies-v1", 200, 2, MINUTE_0 + 10, region="us-east1")
+
+    found = series(metrics, COUNT)
+    filtered = series(metrics, f'{COUNT} AND resource.labels.location = "us-east1"')
+
+    assert {s.resource.labels["location"]: values(s) for s in found} == {
+        REGION: [3],
+        "us-east1": [2],
+    }
+    assert [values(s) for s in filtered] == [[2]]
 
 
 def test_latencies_come_as_a_distribution(metrics: Any, source: Requests) -> None:

@@ -20,6 +20,7 @@ from shared.domain.deployment import (
     Step,
     StepName,
     StepState,
+    service_of,
 )
 from shared.domain.marks import metrics_of
 from shared.domain.model import Book, Lock, LockKind, Model
@@ -38,6 +39,7 @@ from tests.contract.ports_backends import (
 )
 
 AT = datetime(2026, 11, 24, 14, 30, 15, 123456, tzinfo=UTC)
+ELSEWHERE = "europe-west3"
 _numbers = itertools.count(1)
 
 
@@ -448,16 +450,12 @@ def test_object_is_deleted_in_its_generation_and_no_other(ports: Ports, model_id
 
 @pytest.fixture(scope="module")
 def serving_id(backend: Backend) -> str:
-    """A model whose first version, `movies-N-v1-1`, is ready beside the empty v0."""
+    """A model elsewhere whose first version, `movies-N-v1-1`, is ready beside the empty v0."""
     model_id = f"movies-{next(_numbers)}"
-    backend.declare(declaration(model_id))
+    backend.declare(declaration(model_id, region=ELSEWHERE))
     pin(backend.ports, model_id)
     make(backend.ports, deployment(model_id))
     return model_id
-
-
-def service_of(model_id: str) -> str:
-    return f"model-serving-{model_id}"
 
 
 def v(model_id: str, version: int) -> str:
@@ -493,6 +491,15 @@ def split_of(ports: Ports, model_id: str, split: dict[str, int]) -> ServiceView:
 def test_service_that_does_not_exist_is_not_found(ports: Ports) -> None:
     with pytest.raises(NotFound, match="no-such-service"):
         ports.cloud_run.service("no-such-service")
+
+
+def test_service_of_a_model_that_is_declared_later_is_found_in_its_region(
+    backend: Backend, ports: Ports, model_id: str
+) -> None:
+    with pytest.raises(NotFound, match=model_id):
+        ports.cloud_run.service(service_of(model_id))
+    backend.declare(declaration(model_id, region=ELSEWHERE))
+    assert ports.cloud_run.service(service_of(model_id)).name == service_of(model_id)
 
 
 def test_new_service_sends_all_traffic_to_the_latest_which_is_the_empty_v0(
@@ -615,13 +622,6 @@ def test_new_revision_gets_no_traffic_and_answers_at_its_tag_as_itself(
     assert ports.predictions.recommend(tagged.tag_urls["ver-3"], "wrong", ["a"], 3)[0] == 401
 
 
-def test_split_is_served_by_named_revisions(ports: Ports, serving_id: str) -> None:
-    shares = {v(serving_id, 0): 70, v(serving_id, 1): 30}
-    seen = ports.cloud_run.service(service_of(serving_id))
-    ports.cloud_run.write_traffic(seen, {**shares, "never": 0}, {"ver-1": v(serving_id, 1)}, 3)
-    served = split_of(ports, serving_id, shares)
-    assert dict(served.written) == shares
-    assert set(served.tag_urls) == {"ver-1"}
 def test_new_revision_brings_the_services_least_number_of_instances(
     backend: Backend, ports: Ports, model_id: str
 ) -> None:
@@ -633,6 +633,13 @@ def test_new_revision_brings_the_services_least_number_of_instances(
         assert backend.least_instances(service_of(model_id)) == least
 
 
+def test_split_is_served_by_named_revisions(ports: Ports, serving_id: str) -> None:
+    shares = {v(serving_id, 0): 70, v(serving_id, 1): 30}
+    seen = ports.cloud_run.service(service_of(serving_id))
+    ports.cloud_run.write_traffic(seen, {**shares, "never": 0}, {"ver-1": v(serving_id, 1)}, 3)
+    served = split_of(ports, serving_id, shares)
+    assert dict(served.written) == shares
+    assert set(served.tag_urls) == {"ver-1"}
 
 
 @pytest.mark.parametrize("percent", [99, 101])
@@ -727,9 +734,9 @@ def test_url_that_nobody_serves_is_unavailable(ports: Ports) -> None:
 
 @pytest.fixture(scope="module")
 def prepared_id(backend: Backend) -> str:
-    """A model whose job prepares by two tasks."""
+    """A model elsewhere whose job prepares by two tasks."""
     model_id = f"movies-{next(_numbers)}"
-    backend.declare(declaration(model_id))
+    backend.declare(declaration(model_id, region=ELSEWHERE))
     return model_id
 
 

@@ -28,7 +28,7 @@ Count = Callable[..., None]
 class Source:
     """A source that measures what a test says was requested."""
 
-    project, region = PROJECT, REGION
+    project = PROJECT
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -47,7 +47,7 @@ class Source:
     ) -> None:
         for code in [500] * errors + [200] * (requests - errors):
             for listener in self._listeners:
-                listener(Measurement(service, revision, code, latency_ms, at.timestamp()))
+                listener(Measurement(REGION, service, revision, code, latency_ms, at.timestamp()))
 
 
 @pytest.fixture(params=["fake", "local Monitoring"])

@@ -30,7 +30,8 @@ from tests.terraform.stub_provider import read_schema
 
 PROJECT = "shop-production"
 WORKFLOW_FILE = ROOT / "workflows" / "deploy_model.yaml"
-IMAGE = f"europe-central2-docker.pkg.dev/{PROJECT}/turnout/serving@sha256:{'0' * 64}"
+REGION = "europe-central2"
+IMAGE = f"{REGION}-docker.pkg.dev/{PROJECT}/turnout/serving@sha256:{'0' * 64}"
 PUBSUB = "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com"
 SERVING = ["serving_state", "artifacts_reader", "traces"]
 PUBLIC = {"allUsers", "allAuthenticatedUsers"}
@@ -551,6 +552,7 @@ def _expected(model_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
             "model_id": model_id,
             "image": IMAGE if image == "turnout-serving" else image,
             "service_account": email(account),
+            "region": fields.get("region", REGION),
             "env": {"TURNOUT_PROJECT": PROJECT, **fields.get("env", {})},
         }
     )

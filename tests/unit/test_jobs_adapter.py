@@ -84,7 +84,9 @@ def jobs(cloud: Jobs) -> Iterator[RunJobs]:
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield RunJobs(
-            client(run_v2.JobsClient, channel), client(run_v2.ExecutionsClient, channel), SETTINGS
+            client(run_v2.JobsClient, channel),
+            client(run_v2.ExecutionsClient, channel),
+            lambda _: SETTINGS.parent,
         )
     server.stop(None).wait()
 

@@ -446,7 +446,8 @@ def test_revision_is_told_the_trace_and_where_spans_go(
 ) -> None:
     environment = {"OTEL_TRACES_EXPORTER": exporter, "TURNOUT_PROJECT": "turnout-test"}
     written: Any = Written()
-    services = RunServices(written, written, Settings.from_environment(environment))
+    settings = Settings.from_environment(environment)
+    services = RunServices(written, written, settings, lambda _: settings.parent)
     seen = new_world().cloud_run.service(SERVICE)
     services.write_template(seen, deployment(trace=trace), "model-serving-movies-v1-1")
     expected = {"TRACEPARENT": trace, "OTEL_TRACES_EXPORTER": exporter} if told else {}

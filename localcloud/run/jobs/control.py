@@ -14,7 +14,7 @@ from localcloud.run.jobs import resources, specification, status
 from localcloud.run.jobs.ledger import Ledger
 from localcloud.run.jobs.store import ExecutionRecord, JobStore
 from localcloud.run.messages import SUCCEEDED, now
-from localcloud.run.names import Location, check_job_id
+from localcloud.run.names import Names, check_job_id, location_of, refuse_second_region
 from localcloud.run.store import Store
 
 _SUFFIX_LETTERS = string.ascii_lowercase + string.digits
@@ -33,7 +33,7 @@ class Control:
         store: Store,
         jobs: JobStore,
         ledger: Ledger,
-        location: Location,
+        names: Names,
         logs: Path,
         has_image: Callable[[str], bool],
         start: Callable[[str], None],
@@ -42,7 +42,7 @@ class Control:
         self._store = store
         self._jobs = jobs
         self._ledger = ledger
-        self._location = location
+        self._names = names
         self._logs = logs
         self._has_image = has_image
         self._start = start
@@ -59,28 +59,27 @@ class Control:
 
     def create(self, parent: str, job_id: str, given: Any, validate_only: bool) -> Any:
         """Create a job; return the operation, which is done."""
-        self._location.check_parent(parent)
+        self._names.check_parent(parent)
         check_job_id(job_id)
+        name = f"{parent}/jobs/{job_id}"
         with self._jobs.transaction():
-            if self._jobs.job(job_id) is not None:
+            if self._found(name) is not None:
                 raise AlreadyExists(f"Resource '{job_id}' already exists.")
-            return self._write(
-                job_id, resources.new_job(self._location, job_id), given, validate_only
-            )
+            return self._write(job_id, self._new_job(name), given, validate_only)
 
     def update(self, given: Any, validate_only: bool, allow_missing: bool) -> Any:
         """Replace a job's specification; return the operation, which is done.
 
         Executions that run go on as they were started.
         """
-        job_id = self._location.job_id(given.name)
+        job_id = self._names.job_id(given.name)
         with self._jobs.transaction():
-            job = self._jobs.job(job_id)
+            job = self._found(given.name)
             if job is None:
                 if not allow_missing:
                     raise NotFound(given.name)
                 check_job_id(job_id)
-                job = resources.new_job(self._location, job_id)
+                job = self._new_job(given.name)
             check_etag(given.name, given.etag, job.etag)
             return self._write(job_id, job, given, validate_only)
 
@@ -93,7 +92,7 @@ class Control:
         # Every accepted write changes the etag: whoever read before it must read again.
         job.etag = f'"{secrets.token_urlsafe(12)}"'
         self._show_ready(job)
-        operation = resources.operation(self._location, job_id, job)
+        operation = resources.operation(job_id, job)
         resources.end_with_job(operation.operation, job)
         if not validate_only:
             self._jobs.put_job(job_id, job)
@@ -101,23 +100,23 @@ class Control:
         return operation.operation
 
     def get(self, name: str) -> Any:
-        return self._existing(self._location.job_id(name))
+        return self._existing(name)
 
     def all(self, parent: str) -> list[Any]:
-        self._location.check_parent(parent)
-        return [job for _, job in self._jobs.jobs()]
+        self._names.check_parent(parent)
+        return [job for _, job in self._jobs.jobs() if location_of(job.name) == parent]
 
     def delete(self, name: str, etag: str, validate_only: bool) -> Any:
         """Delete a job with its executions; return the operation, which is done.
 
         What runs is ended afterwards, as in a cancelled execution.
         """
-        job_id = self._location.job_id(name)
+        job_id = self._names.job_id(name)
         with self._jobs.transaction():
-            job = self._existing(job_id)
+            job = self._existing(name)
             check_etag(name, etag, job.etag)
             job.delete_time.CopyFrom(now())
-            operation = resources.done_operation(self._location, job_id, job)
+            operation = resources.done_operation(job_id, job)
             if validate_only:
                 return operation.operation
             executions = self._jobs.executions(job_id)
@@ -138,9 +137,9 @@ class Control:
         Each call makes one more execution. A kill after the commit loses none: the next start
         runs what is stored.
         """
-        job_id = self._location.job_id(name)
+        job_id = self._names.job_id(name)
         with self._jobs.transaction():
-            job = self._existing(job_id)
+            job = self._existing(name)
             check_etag(name, etag, job.etag)
             if job.terminal_condition.state != SUCCEEDED:
                 raise FailedPrecondition(
@@ -148,16 +147,16 @@ class Control:
                 )
             template = specification.overridden(job.template, overrides)
             record = resources.new_execution(
-                self._location, job_id, self._new_execution_id(job_id), template, job, self._logs
+                job_id, self._new_execution_id(job_id), template, job, self._logs
             )
             if validate_only:
-                return resources.done_operation(self._location, job_id, record.execution).operation
+                return resources.done_operation(job_id, record.execution).operation
             job.execution_count += 1
             job.latest_created_execution.CopyFrom(resources.reference(record))
             self._jobs.put_job(job_id, job)
             self._jobs.add_tasks(record.id, template.task_count)
             self._ledger.refresh(record)
-            operation = resources.operation(self._location, job_id, record.execution, record.id)
+            operation = resources.operation(job_id, record.execution, record.id)
             self._store.put_operation(operation)
         self._start(record.id)
         return operation.operation
@@ -175,14 +174,10 @@ class Control:
                     f"Execution '{record.id}' cannot be cancelled because it is not running."
                 )
             if validate_only:
-                return resources.done_operation(
-                    self._location, record.job_id, record.execution
-                ).operation
+                return resources.done_operation(record.job_id, record.execution).operation
             record.state = "cancelling"
             self._ledger.refresh(record)
-            operation = resources.operation(
-                self._location, record.job_id, record.execution, record.id
-            )
+            operation = resources.operation(record.job_id, record.execution, record.id)
             self._store.put_operation(operation)
         self._stop(record.id)
         return operation.operation
@@ -191,10 +186,10 @@ class Control:
         return self._existing_execution(name).execution
 
     def executions(self, parent: str) -> list[Any]:
-        job_id = self._location.job_ids(parent)
+        job_id = self._names.job_ids(parent)
         if job_id is not None:
-            self._existing(job_id)
-        return [record.execution for record in self._jobs.executions(job_id)]
+            self._existing(parent)
+        return [record.execution for record in self._executions(location_of(parent), job_id)]
 
     def delete_execution(self, name: str, etag: str, validate_only: bool) -> Any:
         """Delete an execution with its tasks; return the operation, which is done."""
@@ -202,13 +197,11 @@ class Control:
             record = self._existing_execution(name)
             check_etag(name, etag, record.execution.etag)
             if validate_only:
-                return resources.done_operation(
-                    self._location, record.job_id, record.execution
-                ).operation
+                return resources.done_operation(record.job_id, record.execution).operation
             self._forget(record)
             record.execution.delete_time.CopyFrom(now())
-            operation = resources.done_operation(self._location, record.job_id, record.execution)
-            job = self._existing(record.job_id)
+            operation = resources.done_operation(record.job_id, record.execution)
+            job = self._existing(name.rpartition("/executions/")[0])
             if job.latest_created_execution.name == name:
                 job.latest_created_execution.delete_time.CopyFrom(record.execution.delete_time)
                 self._jobs.put_job(record.job_id, job)
@@ -225,22 +218,22 @@ class Control:
     # -- tasks
 
     def task(self, name: str) -> Any:
-        job_id, execution_id, task_id = self._location.task_ids(name)
+        execution_id, task_id = self._names.task_ids(name)
         record = self._jobs.execution(execution_id)
         number = task_id.removeprefix(f"{execution_id}-task")
-        if record is None or record.job_id != job_id or not number.isdecimal():
-            raise NotFound(name)
-        task = self._jobs.task(execution_id, int(number))
-        if task is None or task.id != task_id:
+        task = self._jobs.task(execution_id, int(number)) if number.isdecimal() else None
+        if record is None or task is None or name != f"{record.execution.name}/tasks/{task.id}":
             raise NotFound(name)
         return status.task_of(task, record.execution)
 
     def tasks(self, parent: str) -> list[Any]:
-        job_id, execution_id = self._location.executions_ids(parent)
+        job_id, execution_id = self._names.executions_ids(parent)
         if job_id is not None:
-            self._existing(job_id)
+            self._existing(parent.rpartition("/executions/")[0])
         found = [
-            record for record in self._jobs.executions(job_id) if execution_id in (None, record.id)
+            record
+            for record in self._executions(location_of(parent), job_id)
+            if execution_id in (None, record.id)
         ]
         if execution_id is not None and not found:
             raise NotFound(parent)
@@ -262,15 +255,28 @@ class Control:
             if self._jobs.execution(f"{job_id}-{letters}") is None:
                 return f"{job_id}-{letters}"
 
-    def _existing(self, job_id: str) -> Any:
-        job = self._jobs.job(job_id)
+    def _new_job(self, name: str) -> Any:
+        taken = self._jobs.job(self._names.job_id(name))
+        if taken is not None:
+            refuse_second_region(taken.name, name)
+        return resources.new_job(name)
+
+    def _found(self, name: str) -> Any | None:
+        job = self._jobs.job(self._names.job_id(name))
+        return job if job is not None and job.name == name else None
+
+    def _existing(self, name: str) -> Any:
+        job = self._found(name)
         if job is None:
-            raise NotFound(self._location.job(job_id))
+            raise NotFound(name)
         return job
 
+    def _executions(self, location: str, job_id: str | None) -> list[ExecutionRecord]:
+        found = self._jobs.executions(job_id)
+        return [record for record in found if location_of(record.execution.name) == location]
+
     def _existing_execution(self, name: str) -> ExecutionRecord:
-        job_id, execution_id = self._location.execution_ids(name)
-        record = self._jobs.execution(execution_id)
-        if record is None or record.job_id != job_id:
+        record = self._jobs.execution(self._names.execution_id(name))
+        if record is None or record.execution.name != name:
             raise NotFound(name)
         return record

@@ -13,13 +13,13 @@ from google.longrunning import operations_pb2
 from localcloud.run.jobs import status
 from localcloud.run.jobs.store import ExecutionRecord
 from localcloud.run.messages import FAILED, SUCCEEDED, Execution, Job, condition, now
-from localcloud.run.names import Location
+from localcloud.run.names import new_operation_name
 from localcloud.run.store import OperationRecord
 
 
-def new_job(location: Location, job_id: str) -> Any:
+def new_job(name: str) -> Any:
     """Return a job without a specification."""
-    job = Job(name=location.job(job_id), uid=str(uuid.uuid4()))
+    job = Job(name=name, uid=str(uuid.uuid4()))
     job.create_time.CopyFrom(now())
     return job
 
@@ -38,11 +38,11 @@ def show_ready(job: Any, has_image: bool) -> None:
 
 
 def new_execution(
-    location: Location, job_id: str, execution_id: str, template: Any, job: Any, logs: Path
+    job_id: str, execution_id: str, template: Any, job: Any, logs: Path
 ) -> ExecutionRecord:
     """Return an execution of a completed, perhaps overridden template; its logs go to `logs`."""
     execution = Execution(
-        name=location.execution(job_id, execution_id),
+        name=f"{job.name}/executions/{execution_id}",
         uid=str(uuid.uuid4()),
         generation=1,
         labels=dict(template.labels),
@@ -68,18 +68,16 @@ def reference(record: ExecutionRecord) -> Any:
     )
 
 
-def operation(
-    location: Location, job_id: str, about: Any, execution_id: str = ""
-) -> OperationRecord:
+def operation(job_id: str, about: Any, execution_id: str = "") -> OperationRecord:
     """Return an operation of a job; one of an execution ends when that does."""
-    made = operations_pb2.Operation(name=location.operation(str(uuid.uuid4())))
+    made = operations_pb2.Operation(name=new_operation_name(about.name))
     made.metadata.Pack(about)
     return OperationRecord(f"jobs/{job_id}", 0, execution_id, made)
 
 
-def done_operation(location: Location, job_id: str, about: Any) -> OperationRecord:
+def done_operation(job_id: str, about: Any) -> OperationRecord:
     """Return an operation that has ended with `about`."""
-    record = operation(location, job_id, about)
+    record = operation(job_id, about)
     record.operation.done = True
     record.operation.response.Pack(about)
     return record

@@ -14,8 +14,8 @@ from localcloud.run.jobs.executor import Executor
 from localcloud.run.jobs.ledger import Attempt, Ledger
 from localcloud.run.jobs.store import JobStore
 from localcloud.run.jobs.transport import Transport
-from localcloud.run.names import Location
-from localcloud.run.plan import container_launch
+from localcloud.run.names import Names, region_of
+from localcloud.run.plan import Environment, container_launch
 from localcloud.run.process import Image, Launch, Processes
 from localcloud.run.store import Store
 
@@ -35,9 +35,9 @@ class Jobs:
         database: Database,
         store: Store,
         processes: Processes,
-        location: Location,
+        names: Names,
         images: Mapping[str, Image],
-        environment: Mapping[str, str],
+        environment: Environment,
         logs: Path,
         slots: int,
         announce: Callable[[], None],
@@ -55,7 +55,7 @@ class Jobs:
             store,
             jobs,
             self._ledger,
-            location,
+            names,
             logs,
             lambda image: image in images,
             lambda execution: in_loop(self._running().start(execution)),
@@ -99,7 +99,7 @@ class Jobs:
         return container_launch(
             attempt.execution.template.containers[0],
             self._images,
-            self._environment,
+            self._environment(region_of(attempt.execution.name)),
             own,
             self._logs / attempt.execution_id / f"task{attempt.number}.log",
             listens=False,
