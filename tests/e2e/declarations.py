@@ -11,6 +11,7 @@ from tests.e2e.artifacts import NAN_CUSTOMER
 
 FAULTS = ("crash", "deaf", "replace", "rewrite", "failing", "none")
 GOLDEN = ["C000", "C007"]
+ELSEWHERE = "us-central1"
 
 
 def _declared(image: str = "turnout-serving", **changes: Any) -> dict[str, Any]:
@@ -68,7 +69,7 @@ MODELS = {
     "console": _declared(),
     "untouched": _declared("none"),
     "queue": _declared("none"),
-    "steady": _declared(),
+    "steady": _declared(region=ELSEWHERE),
     "back": _declared(),
     "halt": _declared(),
     "first": _declared("none"),
@@ -89,7 +90,7 @@ MODELS = {
     "replace": _declared("replace"),
     "rewrite": _declared("rewrite"),
     "judged": _declared("failing", policy=JUDGED),
-    "equal": _declared(policy=JUDGED),
+    "equal": _declared(policy=JUDGED, region=ELSEWHERE),
     "rescued": _declared(),
     # The model of the documentation: test_docs.py.
     "movies": _declared(),

@@ -60,13 +60,9 @@ class Disaster:
         made = self._admin.export_documents(request=request).result(timeout=60)
         return str(made.output_uri_prefix)
 
-    def bring_back(self, uri: str, *collections: str) -> None:
-        """Import an export, or some collections of it, as `gcloud firestore import` does."""
-        request = {
-            "name": DATABASE,
-            "input_uri_prefix": uri,
-            "collection_ids": list(collections),
-        }
+    def bring_back(self, uri: str) -> None:
+        """Import an export, as `gcloud firestore import` does."""
+        request = {"name": DATABASE, "input_uri_prefix": uri}
         self._admin.import_documents(request=request).result(timeout=60)
 
     def lose(self) -> None:
@@ -177,12 +173,12 @@ def test_documents_lost_altogether_are_told_from_what_serves_and_no_request_noti
     disaster: Disaster, key: str
 ) -> None:
     world = disaster.world
-    exported = disaster.export()
+    exported = disaster.export("api_keys")
     before = world.deployments(MODEL)
     with rehearsed(disaster, key, "all documents lost"):
         disaster.lose()
         disaster.declare()
-        disaster.bring_back(exported, "api_keys")
+        disaster.bring_back(exported)
         disaster.recover()
     assert disaster.status() == {"v1": "inactive", "v2": "active"}
     for old, new in zip(before, world.deployments(MODEL), strict=True):

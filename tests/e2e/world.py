@@ -24,6 +24,8 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.cloud.storage import Client as StorageClient
 from google.cloud.workflows import executions_v1
 
+from tests.e2e import declarations
+
 ROOT = Path(__file__).parents[2]
 PROJECT, REGION = "turnout-local", "europe-central2"
 PARENT = f"projects/{PROJECT}/locations/{REGION}"
@@ -243,16 +245,13 @@ class World:
 
     def service(self, model: str) -> run_v2.Service:
         """Return the model's Cloud Run service."""
-        name = f"{PARENT}/services/model-serving-{model}"
-        found: run_v2.Service = self.services.get_service(name=name)
+        found: run_v2.Service = self.services.get_service(name=_service_name(model))
         return found
 
     def revision_names(self, model: str) -> list[str]:
         """Return the names of all revisions of the model's service."""
-        parent = f"{PARENT}/services/model-serving-{model}"
-        return sorted(
-            one.name.split("/")[-1] for one in self.revisions.list_revisions(parent=parent)
-        )
+        listed = self.revisions.list_revisions(parent=_service_name(model))
+        return sorted(one.name.split("/")[-1] for one in listed)
 
     def serves(self, model: str, **split: int) -> None:
         """Fail unless exactly that split (version to percent) is written and served."""
@@ -334,6 +333,11 @@ def message(model: str, run: int, uri: str, **deploy: Any) -> dict[str, Any]:
         "completed_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
     }
     return {**body, "deploy": {"when": "always", **deploy}} if deploy else body
+
+
+def _service_name(model: str) -> str:
+    region = declarations.MODELS.get(model, {}).get("region", REGION)
+    return f"projects/{PROJECT}/locations/{region}/services/model-serving-{model}"
 
 
 def version_of(revision: str) -> str:

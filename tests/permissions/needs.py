@@ -63,7 +63,7 @@ _OF_METHOD: Mapping[tuple[str, str], tuple[tuple[str, str], ...]] = {
     # Services, revisions and jobs.
     (_RUN + "Services/GetService", ""): (("run.services.get", MODEL_SERVICES),),
     (_RUN + "Services/UpdateService", "annotations,traffic"): _UPDATE_SERVICE,
-    (_RUN + "Services/UpdateService", "template"): (
+    (_RUN + "Services/UpdateService", "scaling,template"): (
         *_UPDATE_SERVICE,
         ("artifactregistry.repositories.downloadArtifacts", IMAGES),
     ),
