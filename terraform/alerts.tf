@@ -3,7 +3,7 @@
 # the log lines that the code really writes, against each other.
 #
 # Severity: critical wakes somebody up (predictions fail or are about to), error is for today, warning
-# for this week. Why so, and why four kinds of conditions: docs/decisions/0023-alerts.md.
+# for this week. Why so, and why three kinds of conditions: docs/decisions/0023-alerts.md.
 
 resource "google_monitoring_notification_channel" "email" {
   for_each = var.alert_emails
@@ -39,24 +39,32 @@ locals {
   }
 
   # --- What a log line tells: people read its fields in the notification. ---------------------------
+  # A notification is sent once in `every` by each policy, which speaks for all models. What is written
+  # once of a deployment may follow on another's five minutes later; what is written again and again
+  # while it lasts is repeated every half hour.
+  once_each = "300s"
   about_deployment = {
     model      = "EXTRACT(jsonPayload.model_id)"
     deployment = "EXTRACT(jsonPayload.deployment_id)"
   }
+  state_is_older = "jsonPayload.code=\"state_is_older\" OR (jsonPayload.message=\"repair failed\" AND jsonPayload.stack_trace:\"StateIsOlder\")"
   log_alerts = {
     "Deployment failed" = {
+      every    = local.once_each
       severity = "ERROR"
       filter   = "jsonPayload.message=\"rollout ended\" AND jsonPayload.fault=\"pipeline\""
       labels   = merge(local.about_deployment, { code = "EXTRACT(jsonPayload.code)" })
       says     = "A rollout ended by a fault of the pipeline, not of its model. Traffic is where it was before."
     }
     "Candidate was stopped" = {
+      every    = local.once_each
       severity = "WARNING"
       filter   = "jsonPayload.message=\"rollout ended\" AND jsonPayload.fault=\"candidate\""
       labels   = merge(local.about_deployment, { code = "EXTRACT(jsonPayload.code)" })
       says     = "A check, the canary judge or nobody's approval ended a rollout. Traffic is where it was before."
     }
     "Rollout waits for approval" = {
+      every    = local.once_each
       severity = "WARNING"
       filter   = "jsonPayload.message=\"transition\" AND jsonPayload.action=\"holding\""
       labels   = merge(local.about_deployment, { why = "EXTRACT(jsonPayload.why)" })
@@ -69,6 +77,7 @@ locals {
       says     = "A quarter of the time for an approval is left; after it the rollout is aborted."
     }
     "Rolled back" = {
+      every    = local.once_each
       severity = "WARNING"
       filter   = "jsonPayload.message=\"transition\" AND jsonPayload.action=\"rollback\""
       labels = merge(local.about_deployment, {
@@ -78,12 +87,14 @@ locals {
       says = "Somebody gave all traffic back to an earlier version."
     }
     "Traffic was changed by hand" = {
+      every    = local.once_each
       severity = "ERROR"
       filter   = "jsonPayload.message=\"transition\" AND jsonPayload.action=\"drift found\""
       labels   = merge(local.about_deployment, { found = "EXTRACT(jsonPayload.why)" })
       says     = "Cloud Run serves another split than the pipeline wants: somebody wrote it past the pipeline."
     }
     "Reconcile repaired something" = {
+      every    = local.once_each
       severity = "WARNING"
       filter   = "jsonPayload.message=\"transition\" AND jsonPayload.action=\"repaired\""
       labels   = merge(local.about_deployment, { what = "EXTRACT(jsonPayload.why)" })
@@ -91,7 +102,7 @@ locals {
     }
     "Reconcile cannot repair" = {
       severity = "ERROR"
-      filter   = "jsonPayload.message=\"repair failed\""
+      filter   = "jsonPayload.message=\"repair failed\" AND NOT (${local.state_is_older})"
       labels   = { model = "EXTRACT(jsonPayload.model_id)" }
       says     = "A model could not be looked after; what is half-way there stays so until it can."
     }
@@ -130,7 +141,7 @@ locals {
     }
     "State is older than Cloud Run" = {
       severity = "ERROR"
-      filter   = "jsonPayload.code=\"state_is_older\" OR (jsonPayload.message=\"repair failed\" AND jsonPayload.stack_trace:\"StateIsOlder\")"
+      filter   = local.state_is_older
       labels   = { model = "EXTRACT(jsonPayload.model_id)" }
       says     = "Firestore was restored or lost: nothing of that model moves until somebody says what is true."
     }
@@ -148,15 +159,19 @@ locals {
     }
     "Scheduled call failed" = {
       severity = "ERROR"
-      filter   = "resource.type=\"cloud_scheduler_job\" AND severity>=ERROR"
-      labels   = { job = "EXTRACT(resource.labels.job_id)" }
-      says     = "Cloud Scheduler got an error from `reconcile` or `collect_metrics`, or did not reach it."
+      # What the function itself answered 5xx is told by the function's own alerts.
+      filter = "resource.type=\"cloud_scheduler_job\" AND severity>=ERROR AND NOT jsonPayload.debugInfo:\"UNREACHABLE_5xx\""
+      labels = { job = "EXTRACT(resource.labels.job_id)" }
+      says   = "Cloud Scheduler did not reach `reconcile` or `collect_metrics`, or was refused there."
     }
   }
 
   # --- What is counted or measured: counts are sums over `period`, because ratios of a few calls lie. --
+  # The functions are Cloud Run services, whose names have hyphens.
+  function_services = [for name in keys(google_cloudfunctions2_function.part) : replace(name, "_", "-")]
+
   requests     = "resource.type=\"cloud_run_revision\" AND metric.type=\"run.googleapis.com/request_count\""
-  of_functions = "resource.labels.service_name=monitoring.regex.full_match(\"${join("|", [for name in keys(google_cloudfunctions2_function.part) : replace(name, "_", "-")])}\")"
+  of_functions = "resource.labels.service_name=monitoring.regex.full_match(\"${join("|", local.function_services)}\")"
   api_calls    = "resource.type=\"consumed_api\" AND metric.type=\"serviceruntime.googleapis.com/api/request_count\""
   metric_alerts = merge({
     "Message in the dead letters" = {
@@ -181,13 +196,14 @@ locals {
     }
     "Function keeps failing" = {
       severity = "ERROR"
-      filter   = "${local.requests} AND metric.labels.response_code_class=\"5xx\" AND ${local.of_functions}"
-      period   = "1800s"
-      aligner  = "ALIGN_SUM"
-      reducer  = "REDUCE_SUM"
-      by       = ["resource.labels.service_name"]
-      over     = 9
-      says     = "A function answered 5xx ten times in half an hour. Each call is tried again, so this is more than a blip."
+      # Without `reconcile`: it answers 503 as long as one model cannot be repaired, which has an alert.
+      filter  = "${local.requests} AND metric.labels.response_code_class=\"5xx\" AND resource.labels.service_name=monitoring.regex.full_match(\"${join("|", [for name in local.function_services : name if name != "reconcile"])}\")"
+      period  = "1800s"
+      aligner = "ALIGN_SUM"
+      reducer = "REDUCE_SUM"
+      by      = ["resource.labels.service_name"]
+      over    = 9
+      says    = "A function answered 5xx ten times in half an hour. Each call is tried again, so this is more than a blip."
     }
     "Workflow executions fail" = {
       severity = "WARNING"
@@ -246,8 +262,9 @@ locals {
       aligner  = "ALIGN_SUM"
       reducer  = "REDUCE_SUM"
       by       = ["resource.labels.service_name"]
-      over     = 10
-      says     = "Applications ask a model that nothing was deployed to yet, and get 503."
+      # Uptime checks alone are 12, and 18 where three rounds of them fall into one period.
+      over = 30
+      says = "Applications ask a model that nothing was deployed to yet, and get 503."
     }
     }, length(local.uptime_hosts) == 0 ? {} : {
     "Health is not answered" = {
@@ -260,7 +277,7 @@ locals {
       over     = 1
       says     = "From two places of the world or more, an address of Turnout is not answered as it should be."
     }
-    }, !local.behind_iap ? {} : {
+    }, !contains(keys(local.uptime_hosts), "dashboard") ? {} : {
     "Certificate is about to expire" = {
       severity = "ERROR"
       filter   = "resource.type=\"uptime_url\" AND metric.type=\"monitoring.googleapis.com/uptime_check/time_until_ssl_cert_expires\" AND resource.labels.host=\"${var.dashboard_domain}\""
@@ -273,24 +290,28 @@ locals {
     }
   })
 
-  # --- What has to happen and does not. ---------------------------------------------------------------
+  # --- What has to happen and does not: it runs, by its own lines, whatever it found. -----------------
+  # `absent_over_time` speaks also of what never ran at all. The window holds several runs; the duration,
+  # in which the query must go on saying so, the time until the first one after an installation and
+  # the ten minutes that a log-based metric may be late.
   absence_alerts = {
     "Reconcile does not run" = {
       severity = "ERROR"
-      service  = "reconcile"
-      duration = "1800s"
-      says     = "`reconcile` did not succeed for half an hour: what dies half-way stays so."
+      duration = "900s"
+      query    = "absent_over_time(${local.runs}{monitored_resource=\"cloud_run_revision\",function=\"Reconcile\"}[15m])"
+      says     = "`reconcile` did not get through its models for half an hour: what dies half-way stays so."
     }
     "Metrics are not collected" = {
       severity = "WARNING"
-      service  = "collect-metrics"
-      duration = "14400s"
+      duration = "5400s"
+      query    = "absent_over_time(${local.runs}{monitored_resource=\"cloud_run_revision\",function=\"CollectMetrics\",message=\"step done\"}[150m])"
       says     = "`collect_metrics` did not succeed for four hours: the dashboard's serving metrics stop there."
     }
   }
+  runs = "logging_googleapis_com:user_${google_logging_metric.count["scheduled_runs"].name}"
 
   # --- Objectives that are missed too fast: slo.tf has the queries. ------------------------------------
-  query_alerts = merge(local.burn_alerts, length(var.models) == 0 ? {} : {
+  query_alerts = merge(local.burn_alerts, local.absence_alerts, length(var.models) == 0 ? {} : {
     "Instances are at their maximum" = {
       severity = "WARNING"
       duration = "600s"
@@ -301,7 +322,7 @@ locals {
 
   alerts = merge([
     for kind, rows in {
-      log = local.log_alerts, metric = local.metric_alerts, absence = local.absence_alerts, query = local.query_alerts
+      log = local.log_alerts, metric = local.metric_alerts, query = local.query_alerts
     } : { for title, row in rows : title => merge(row, { kind = kind }) }
   ]...)
 
@@ -348,21 +369,6 @@ resource "google_monitoring_alert_policy" "alert" {
         }
       }
     }
-    dynamic "condition_absent" {
-      for_each = each.value.kind == "absence" ? [each.value] : []
-      content {
-        filter   = "${local.requests} AND resource.labels.service_name=\"${condition_absent.value.service}\" AND metric.labels.response_code_class=\"2xx\""
-        duration = condition_absent.value.duration
-        aggregations {
-          alignment_period     = "60s"
-          per_series_aligner   = "ALIGN_SUM"
-          cross_series_reducer = "REDUCE_SUM"
-        }
-        trigger {
-          count = 1
-        }
-      }
-    }
     dynamic "condition_prometheus_query_language" {
       for_each = each.value.kind == "query" ? [each.value] : []
       content {
@@ -378,7 +384,7 @@ resource "google_monitoring_alert_policy" "alert" {
     # A line in a log is over at once; what is measured ends by itself, or when nothing more is heard of it.
     auto_close = each.value.kind == "log" ? "3600s" : "1800s"
     dynamic "notification_rate_limit" {
-      for_each = each.value.kind == "log" ? [each.value.severity == "CRITICAL" ? "300s" : "1800s"] : []
+      for_each = each.value.kind == "log" ? [try(each.value.every, each.value.severity == "CRITICAL" ? "300s" : "1800s")] : []
       content {
         period = notification_rate_limit.value
       }
@@ -390,5 +396,6 @@ resource "google_monitoring_alert_policy" "alert" {
     mime_type = "text/markdown"
   }
 
-  depends_on = [google_project_service.api, google_logging_metric.count]
+  # With the schedule before it, what has to run has begun to when its absence is first looked for.
+  depends_on = [google_project_service.api, google_logging_metric.count, google_cloud_scheduler_job.schedule]
 }

@@ -38,6 +38,11 @@ locals {
       filter      = "jsonPayload.message=\"message handled\""
       labels      = { outcome = "EXTRACT(jsonPayload.outcome)" }
     }
+    scheduled_runs = {
+      description = "Runs of reconcile and collect_metrics that got through, by function and how they ended."
+      filter      = "(jsonPayload.function=\"Reconcile\" OR jsonPayload.function=\"CollectMetrics\") AND (jsonPayload.message=\"step done\" OR jsonPayload.message=\"step refused\")"
+      labels      = { function = "EXTRACT(jsonPayload.function)", message = "EXTRACT(jsonPayload.message)" }
+    }
     serving_faults = {
       description = "Faults that the prediction containers tell of, by which."
       filter = join(" OR ", [

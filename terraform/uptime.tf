@@ -1,20 +1,24 @@
-# Asked from outside, every five minutes: the health of each prediction service, and where the
-# dashboard has a domain, whether Identity-Aware Proxy answers there.
+# Asked from outside, every five minutes, from all of Google's six places: the health of each prediction
+# service, and where the dashboard has a domain, whether Identity-Aware Proxy answers there.
 
 locals {
   # A project has 100 checks; with more models the first ones by name are asked.
   asked_models = var.uptime_checks ? slice(sort(keys(var.models)), 0, min(90, length(var.models))) : []
   uptime_hosts = merge(
     { for id in local.asked_models : "model-${id}" => {
-      host     = trimprefix(google_cloud_run_v2_service.model[id].uri, "https://")
-      path     = "/health"
-      statuses = [200]
+      host = trimprefix(google_cloud_run_v2_service.model[id].uri, "https://")
+      path = "/health"
+      # The empty v0 answers 503 and says why; so does a container without a model, which is not well.
+      statuses = [200, 503]
+      body     = ".*(\"status\":\"(healthy|loading)\"|no model is deployed yet).*"
     } },
-    { for domain in compact([var.dashboard_domain]) : "dashboard" => {
+    # From the second apply on: before it the domain's certificate is not there yet.
+    { for domain in compact([var.dashboard_iap_audience == "" ? "" : var.dashboard_domain]) : "dashboard" => {
       host = domain
       path = "/"
       # Google's sign-in, or the way there: load balancer, certificate and proxy are well.
       statuses = [200, 302, 401]
+      body     = ""
     } },
   )
 }
@@ -37,6 +41,13 @@ resource "google_monitoring_uptime_check_config" "host" {
       content {
         status_value = accepted_response_status_codes.value
       }
+    }
+  }
+  dynamic "content_matchers" {
+    for_each = compact([each.value.body])
+    content {
+      content = content_matchers.value
+      matcher = "MATCHES_REGEX"
     }
   }
   monitored_resource {

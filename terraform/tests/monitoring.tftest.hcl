@@ -89,6 +89,20 @@ run "without_a_domain_nothing_is_public" {
   }
 }
 
+run "a_domain_is_asked_once_its_proxy_is_known" {
+  command = plan
+
+  variables {
+    uptime_checks    = false
+    dashboard_domain = "turnout.example.com"
+  }
+
+  assert {
+    condition     = length(google_monitoring_uptime_check_config.host) == 0 && length(setintersection(keys(google_monitoring_alert_policy.alert), ["Certificate is about to expire", "Health is not answered"])) == 0
+    error_message = "the first apply has no certificate yet"
+  }
+}
+
 run "objectives_that_no_burn_rate_could_break_are_refused" {
   command = plan
 

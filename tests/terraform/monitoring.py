@@ -97,10 +97,9 @@ def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
 
     def visit(expression: Any) -> None:
-        inner = getattr(expression, "vector_selector", expression)
-        if isinstance(inner, promql_parser.VectorSelector):
-            matchers = {one.name: one.value for one in inner.matchers.matchers}
-            found.append((str(inner.name), matchers))
+        if isinstance(expression, promql_parser.VectorSelector):
+            matchers = {one.name: one.value for one in expression.matchers.matchers}
+            found.append((str(expression.name), matchers))
 
     promql_parser.walk(promql_parser.parse(query), visit)
     return found

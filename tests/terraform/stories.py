@@ -11,7 +11,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flask
 from google.api_core.exceptions import InvalidArgument, ServiceUnavailable
@@ -25,7 +25,15 @@ from functions.roll_back import go_back
 from serving.keys import ApiKeys, KeyStoreAway
 from serving.logs import JsonLines
 from shared.errors import HealthCheckFailed, PipelineError, Unavailable
-from shared.messages import AbortDeployment, JudgeCanary, Reconcile, RollBack
+from shared.messages import (
+    AbortDeployment,
+    CheckHealth,
+    CollectMetrics,
+    JudgeCanary,
+    Message,
+    Reconcile,
+    RollBack,
+)
 from tests.fakes import FakeState, World
 from tests.unit.stepping import (
     MODEL,
@@ -41,6 +49,7 @@ from tests.unit.stepping import (
     step,
 )
 
+M = TypeVar("M", bound=Message)
 Entry = Mapping[str, Any]
 LIMIT_S = 4000
 
@@ -173,16 +182,39 @@ def schema_refuses() -> None:
     announce(world.ports())
 
 
+def one_model_of_all_cannot_be_repaired() -> None:
+    """A model's service is gone; the scheduler calls for all models."""
+    world = new_world()
+    with contextlib.redirect_stdout(io.StringIO()):
+        roll_out(world, 1)
+    del world.cloud_run.services[SERVICE]
+    _call(Reconcile, lambda command: repair_all(command, world.ports()), world)
+
+
+def schedule_runs() -> None:
+    """Both scheduled functions find nothing to do."""
+    world = new_world()
+    _call(Reconcile, lambda command: repair_all(command, world.ports()), world)
+    _call(CollectMetrics, lambda _: {"written": {}}, world)
+
+
 def step_is_refused() -> None:
     """A function answers with a problem, and another one with a 500."""
     for error in (HealthCheckFailed("wrong"), Unavailable("not now"), RuntimeError("surprise")):
-        world = new_world()
 
-        def fail(_: Reconcile, error: Exception = error) -> dict[str, Any]:
+        def fail(_: CheckHealth, error: Exception = error) -> dict[str, Any]:
             raise error
 
-        with flask.Flask(__name__).test_request_context(json={}):
-            handle(Reconcile, flask.request, fail, world.state, lambda: None)
+        _call(CheckHealth, fail, new_world(), deployment_id="movies-1-auto", execution="one")
+
+
+def reconcile_dies() -> None:
+    """It cannot even read which models there are."""
+
+    def fail(_: Reconcile) -> dict[str, Any]:
+        raise ServiceUnavailable("firestore")
+
+    _call(Reconcile, fail, new_world())
 
 
 def key_store_is_away() -> None:
@@ -218,7 +250,10 @@ STORIES: Mapping[str, Callable[[], None]] = {
         workflows_are_down,
         pubsub_is_down,
         schema_refuses,
+        one_model_of_all_cannot_be_repaired,
+        schedule_runs,
         step_is_refused,
+        reconcile_dies,
         key_store_is_away,
     )
 }
@@ -248,6 +283,14 @@ def entry_of(line: dict[str, Any]) -> Entry:
             "labels": {"service_name": SERVICE, "revision_name": V1},
         },
     }
+
+
+def _call(
+    kind: type[M], use_case: Callable[[M], dict[str, Any]], world: World, **body: Any
+) -> None:
+    """Call a function over HTTP, as far as its own lines go."""
+    with flask.Flask(__name__).test_request_context(json=body):
+        handle(kind, flask.request, use_case, world.state, lambda: None)
 
 
 def _fails(error: Any) -> None:

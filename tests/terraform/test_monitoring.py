@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,13 @@ import pytest
 from google.cloud import monitoring_v3
 from google.protobuf import json_format
 
+from benchmarks.costs import ALERTED_METRICS, UPTIME_EVERY_S, UPTIME_PLACES
+from serving.app import create_app
+from serving.keys import ApiKeys
+from serving.model_slot import EMPTY, STARTING, ModelSlot, NoModel
+from serving.service import Service
+from serving.usage import Usage
+from tests.recommenders import Alphabet, ready
 from tests.terraform.checking import Plan, Workspace
 from tests.terraform.log_filter import extract, matches
 from tests.terraform.monitoring import (
@@ -24,6 +32,7 @@ from tests.terraform.monitoring import (
 )
 from tests.terraform.stories import STORIES, Entry, tell
 from tests.terraform.test_runbook import titles
+from tests.unit.test_serving_app import SETTINGS, NoUsage, OneKey
 
 # Which story makes which alert speak; what no story tells is looked for in the code's constants.
 SPEAKS = {
@@ -34,13 +43,23 @@ SPEAKS = {
     "Rolled back": {"person_rolls_back"},
     "Traffic was changed by hand": {"person_moves_traffic"},
     "Reconcile repaired something": {"nobody_claims"},
-    "Reconcile cannot repair": {"documents_are_older", "cloud_run_is_gone"},
+    "Reconcile cannot repair": {"cloud_run_is_gone", "one_model_of_all_cannot_be_repaired"},
     "State is older than Cloud Run": {"documents_are_older"},
     "Workflow could not be started": {"workflows_are_down"},
     "Events are not announced": {"pubsub_is_down"},
     "Event was refused": {"schema_refuses"},
     "API keys cannot be looked up": {"key_store_is_away"},
 }
+ONCE_OF_A_DEPLOYMENT = {
+    "Deployment failed",
+    "Candidate was stopped",
+    "Rollout waits for approval",
+    "Rolled back",
+    "Traffic was changed by hand",
+    "Reconcile repaired something",
+}
+PLACES = 6
+"""From so many places Google asks where a check names none."""
 LABELS_OF_A_PLATFORM = {"Scheduled call failed", "No instance was free"}
 """Their lines are Google's own."""
 
@@ -70,6 +89,12 @@ def alerts(plan: Plan, kind: str) -> dict[str, Mapping[str, Any]]:
     return found
 
 
+def policies(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return the alerts' policies by their titles."""
+    found = plan.all("google_monitoring_alert_policy").values()
+    return {one["display_name"].removeprefix("Turnout: "): one for one in found}
+
+
 def log_metrics(plan: Plan) -> dict[str, dict[str, Any]]:
     return plan.all("google_logging_metric")
 
@@ -92,6 +117,144 @@ def test_each_log_alert_speaks_in_its_stories_and_in_no_other(
 def test_repeated_abort_is_one_failure(plan: Plan, told: Mapping[str, list[Entry]]) -> None:
     query = alerts(plan, "condition_matched_log")["Deployment failed"]["filter"]
     assert [matches(query, entry) for entry in told["pipeline_fails"]].count(True) == 1
+
+
+def test_two_deployments_that_end_close_together_are_both_told(plan: Plan) -> None:
+    """One policy speaks for all models, and its limit is the policy's."""
+    limits = {
+        title: policy["alert_strategy"][0]["notification_rate_limit"][0]["period"]
+        for title, policy in policies(plan).items()
+        if policy["alert_strategy"][0]["notification_rate_limit"]
+    }
+    assert {limits[title] for title in ONCE_OF_A_DEPLOYMENT} == {"300s"}
+    # What is written every three minutes as long as it lasts is not sent as often.
+    assert limits["Reconcile cannot repair"] == limits["Approval is about to run out"] == "1800s"
+
+
+def test_model_that_cannot_be_repaired_raises_one_alert(
+    plan: Plan, told: Mapping[str, list[Entry]]
+) -> None:
+    logs = alerts(plan, "condition_matched_log")
+    lines = [*told["one_model_of_all_cannot_be_repaired"], scheduler_says("UNREACHABLE_5xx", 503)]
+    speaks = {t for t, one in logs.items() for line in lines if matches(one["filter"], line)}
+    assert speaks == {"Reconcile cannot repair"}
+    assert heard(plan, "Reconcile does not run", lines)
+    failing = alerts(plan, "condition_threshold")["Function keeps failing"]["filter"]
+    services = re.search(r'service_name=monitoring\.regex\.full_match\("([^"]+)"\)', failing)
+    assert services
+    assert re.fullmatch(services[1], "check-health")
+    assert not re.fullmatch(services[1], "reconcile")
+
+
+@pytest.mark.parametrize(
+    ("why", "status"),
+    [
+        ("URL_ERROR-ERROR_AUTHENTICATION", 401),
+        ("URL_ERROR-ERROR_OTHER", 403),
+        ("URL_TIMEOUT-TIMEOUT_WEB", 0),
+    ],
+)
+def test_scheduled_call_that_does_not_arrive_is_told(plan: Plan, why: str, status: int) -> None:
+    query = alerts(plan, "condition_matched_log")["Scheduled call failed"]["filter"]
+    assert matches(query, scheduler_says(why, status))
+
+
+def scheduler_says(why: str, status: int) -> Entry:
+    """Return Cloud Scheduler's own entry of a call that failed."""
+    return {
+        "severity": "ERROR",
+        "resource": {"type": "cloud_scheduler_job", "labels": {"job_id": "reconcile"}},
+        "jsonPayload": {"debugInfo": f"{why}. Original HTTP response code number = {status}"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "story", "runs"),
+    [
+        ("Reconcile does not run", "schedule_runs", True),
+        ("Reconcile does not run", "one_model_of_all_cannot_be_repaired", True),
+        ("Reconcile does not run", "reconcile_dies", False),
+        ("Reconcile does not run", "step_is_refused", False),
+        ("Metrics are not collected", "schedule_runs", True),
+        ("Metrics are not collected", "one_model_of_all_cannot_be_repaired", False),
+    ],
+)
+def test_what_has_to_run_is_heard_by_its_own_lines(
+    plan: Plan, told: Mapping[str, list[Entry]], title: str, story: str, runs: bool
+) -> None:
+    assert heard(plan, title, told[story]) is runs
+
+
+def heard(plan: Plan, title: str, lines: list[Entry]) -> bool:
+    """Tell whether the metric whose absence is looked for counts one of the lines."""
+    query = alerts(plan, "condition_prometheus_query_language")[title]["query"]
+    # Metric absence of the older kind says nothing of what never ran.
+    assert query.startswith("absent_over_time(")
+    [(name, matchers)] = selectors(query)
+    [metric] = [
+        one
+        for one in log_metrics(plan).values()
+        if promql_name(f"logging.googleapis.com/user/{one['name']}") == name
+    ]
+    wanted = {label: text for label, text in matchers.items() if label != "monitored_resource"}
+    return any(
+        all(extract(metric["label_extractors"][label], line) == wanted[label] for label in wanted)
+        for line in lines
+        if matches(metric["filter"], line)
+    )
+
+
+def uptime_checks(plan: Plan) -> dict[str, dict[str, Any]]:
+    found = plan.all("google_monitoring_uptime_check_config")
+    return {one["display_name"].removeprefix("Turnout: "): one for one in found.values()}
+
+
+@pytest.mark.parametrize(
+    ("nothing", "well"),
+    [
+        pytest.param(EMPTY, True, id="the empty v0"),
+        pytest.param(STARTING, False, id="starting for ever"),
+        pytest.param(NoModel("unhealthy", "the model's process ended"), False, id="broken"),
+        pytest.param(None, True, id="healthy"),
+    ],
+)
+def test_health_of_the_empty_version_is_no_alarm(
+    plan: Plan, nothing: NoModel | None, well: bool
+) -> None:
+    slot = ModelSlot(nothing or STARTING)
+    if nothing is None:
+        slot.set_model(ready(Alphabet()))
+    service = Service("v3", slot, ApiKeys("movies", OneKey()), Usage(NoUsage()))
+    answer = create_app(SETTINGS, slot, service, lambda: False).test_client().get("/health")
+    check = uptime_checks(plan)["model-movies"]
+    [http], [matcher] = check["http_check"], check["content_matchers"]
+    accepted = {one["status_value"] for one in http["accepted_response_status_codes"]}
+    assert matcher["matcher"] == "MATCHES_REGEX"
+    passes = answer.status_code in accepted and re.fullmatch(matcher["content"], answer.text)
+    assert bool(passes) is well
+    # What Cloud Run says for a container that does not start.
+    assert not re.fullmatch(matcher["content"], "Service Unavailable")
+
+
+def test_uptime_checks_alone_are_no_applications_that_ask(plan: Plan) -> None:
+    alert = alerts(plan, "condition_threshold")["Model has no version"]
+    [period] = {one["period"] for one in uptime_checks(plan).values()}
+    rounds = seconds(alert["aggregations"][0]["alignment_period"]) // seconds(period) + 1
+    assert alert["threshold_value"] > PLACES * rounds
+
+
+def test_costs_count_what_alerts_look_at(plan: Plan) -> None:
+    queries = alerts(plan, "condition_prometheus_query_language").values()
+    named = len(alerts(plan, "condition_threshold"))
+    named += sum(len(selectors(one["query"])) for one in queries)
+    # This run has a domain's certificate, and models with two different maxima of instances.
+    assert named == ALERTED_METRICS + 2
+    [period] = {one["period"] for one in uptime_checks(plan).values()}
+    assert (seconds(period), PLACES) == (UPTIME_EVERY_S, UPTIME_PLACES)
+
+
+def seconds(text: str) -> int:
+    return int(text.removesuffix("s"))
 
 
 def test_every_message_that_is_looked_for_is_one_that_the_code_logs(plan: Plan) -> None:
@@ -169,7 +332,6 @@ def test_rollouts_objective_counts_what_ended_and_blames_the_pipeline_for_its_ow
 def test_filters_name_metrics_resources_and_labels_that_exist(plan: Plan) -> None:
     known = known_metrics(log_metrics(plan))
     checked = list(alerts(plan, "condition_threshold").values())
-    checked += alerts(plan, "condition_absent").values()
     filters = [
         (
             one["filter"],
@@ -203,7 +365,7 @@ def test_queries_are_promql_over_metrics_and_labels_that_exist(plan: Plan) -> No
         for ending in ("", "_bucket")
     }
     queries = alerts(plan, "condition_prometheus_query_language")
-    assert len(queries) == 7
+    assert len(queries) == 9
     for title, one in queries.items():
         found = selectors(one["query"])
         assert found, title

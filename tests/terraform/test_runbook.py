@@ -6,6 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from functions.outcome import GAVE_UP
+from functions.reconcile import EXECUTION_ENDED
+from serving.errors import ServingError
+from serving.model_slot import EMPTY, STARTING
+from shared.domain.deployment import Status
+from shared.errors import PipelineError
+from shared.messages import ModelDeclaration, TrainingCompleted
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
@@ -66,3 +75,58 @@ def test_critical_alerts_are_called_so() -> None:
     assert critical
     for title in critical:
         assert "Critical" in sections(ALERTS)[title], title
+
+
+def codes(base: type[PipelineError] | type[ServingError]) -> set[str]:
+    return {base.code, *(code for inner in base.__subclasses__() for code in codes(inner))}
+
+
+def fields(model: type[BaseModel]) -> set[str]:
+    schema = model.model_json_schema()
+    inner = (found.get("properties", {}) for found in schema.get("$defs", {}).values())
+    return {name for part in (schema["properties"], *inner) for name in part}
+
+
+def known_words() -> set[str]:
+    """Return what a word may be: a code, a field, a variable, a part, a command, a state."""
+    variables = (ROOT / "terraform" / "variables.tf").read_text()
+    commands = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    return {
+        *codes(PipelineError),
+        *codes(ServingError),
+        *(GAVE_UP, EXECUTION_ENDED, "internal_error"),
+        *fields(ModelDeclaration),
+        *fields(TrainingCompleted),
+        *(one.value for one in Status),
+        *(EMPTY.status, STARTING.status),
+        *re.findall(r'^variable "(\w+)"', variables, re.MULTILINE),
+        *(file.stem for file in (ROOT / "functions").glob("*.py")),
+        *("dashboard", "roll_back"),
+        *re.findall(r"^## `turnout (\w+)", commands, re.MULTILINE),
+        *re.findall(r"^### `turnout keys (\w+)", commands, re.MULTILINE),
+    }
+
+
+def test_every_code_and_setting_that_it_names_exists() -> None:
+    text = re.sub(r"```.*?```", "", RUNBOOK, flags=re.DOTALL)
+    named = set(re.findall(r"`([a-z][a-z0-9_]*)`", text)) - {"movies", "reason"}
+    named = {word for word in named if not re.fullmatch(r"http_\d{3}", word)}
+    assert len(named) > 30
+    assert named - known_words() == set()
+
+
+def test_steps_that_retire_a_model_name_all_that_terraform_protects() -> None:
+    """What is declared for each model and refuses to be deleted has to be forgotten by hand."""
+    page = (ROOT / "docs" / "how-to" / "retire-a-model.md").read_text()
+    declared = (ROOT / "terraform" / "models.tf").read_text()
+    protected = {
+        f"{kind}.{name}"
+        for kind, name, body in re.findall(
+            r'^resource "(\w+)" "(\w+)" \{\n(.*?)^\}', declared, re.MULTILINE | re.DOTALL
+        )
+        if "for_each = local.models" in body and "deletion_p" in body
+    }
+    assert len(protected) == 3
+    forgotten = re.search(r"state rm (.+?)\n *```", page, re.DOTALL)
+    assert forgotten
+    assert set(re.findall(r"'([\w.]+)\[\"books\"\]'", forgotten[1])) == protected
