@@ -60,6 +60,12 @@ LOGS_GIB = 0.50
 EGRESS_GIB = 0.12
 SCHEDULER_JOB = 0.10
 IMAGE_GIB_MONTH = 0.10
+ALERTED_METRIC = 0.35
+"""A month, of each metric that a condition names; from 1 September 2027 at the earliest."""
+ALERTED_METRICS = 37
+"""Counted in the plan by tests/terraform/test_monitoring.py; alerts that read logs name none."""
+UPTIME_PLACES, UPTIME_EVERY_S = 6, 300
+"""terraform/uptime.tf; of all executions of a project a million a month are free."""
 
 RECONCILE_EVERY_S = 180
 RECONCILE_READS, RECONCILE_S = 8, 0.25
@@ -191,6 +197,11 @@ def of_a_million_predictions(asked: Installation) -> dict[str, float]:
     }
 
 
+def uptime_checks(asked: Installation) -> float:
+    """Return how often Google asks for the models' health in a month."""
+    return asked.models * UPTIME_PLACES * MONTH_S / UPTIME_EVERY_S
+
+
 def price(used: Mapping[str, float]) -> float:
     """Return the list price of what one deployment used in US dollars, in the cheapest regions."""
     return sum(used[name] * each for name, each in PRICES.items())
@@ -229,7 +240,11 @@ def main() -> None:
         print_table(
             title, ["What", "Cost "], [[name, f"{cost:,.{digits}f}"] for name, cost in rows]
         )
-    console.print("List prices without free tiers, alerts, uptime checks and a load balancer.")
+    console.print(
+        f"List prices without free tiers and a load balancer. Left out as well: "
+        f"{uptime_checks(asked):,.0f} executions of uptime checks (a million are free) and, from "
+        f"September 2027 at the earliest, ${ALERTED_METRICS * ALERTED_METRIC:.2f} for alerts."
+    )
 
 
 if __name__ == "__main__":

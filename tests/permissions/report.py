@@ -41,8 +41,11 @@ _TAIL = """
   traffic and annotations change. The first is granted to everyone who moves traffic, the second
   only to who makes revisions. To see: take each away, and roll back.
 - Whether what Google documents is enough by itself. To see: deploy and roll back once, then look
-  for refusals with `gcloud logging read protoPayload.status.code=7`. What is never used shows in
-  IAM's role recommendations after 90 days.
+  for refusals in the parts' own lines (`gcloud logging read 'severity=(WARNING OR ERROR) AND
+  ("PermissionDenied" OR "Forbidden")'`). Google's audit logs (`protoPayload.status.code=7`) have
+  refused changes of services and grants only: refused reads and writes of documents and objects,
+  and refused publishing, are *Data Access*, which is off until it is switched on under IAM, audit
+  logs. What is never used shows in IAM's role recommendations after 90 days.
 """
 
 
