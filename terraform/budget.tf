@@ -1,5 +1,12 @@
 # People are told when the project costs more than `budget` a month; nothing is switched off.
 
+locals {
+  # Budgets write to e-mail channels only, and to five at most.
+  budget_channels = slice(
+    values(google_monitoring_notification_channel.email)[*].id, 0, min(5, length(var.alert_emails)),
+  )
+}
+
 resource "google_billing_budget" "project" {
   count = var.billing_account == "" ? 0 : 1
 
@@ -28,9 +35,12 @@ resource "google_billing_budget" "project" {
       spend_basis       = threshold_rules.value.basis
     }
   }
-  all_updates_rule {
-    # The billing account's own administrators are told as well. A budget takes five channels.
-    monitoring_notification_channels = slice(local.tickets, 0, min(5, length(local.tickets)))
+  # The billing account's own administrators are told as well.
+  dynamic "all_updates_rule" {
+    for_each = length(var.alert_emails) == 0 ? [] : [local.budget_channels]
+    content {
+      monitoring_notification_channels = all_updates_rule.value
+    }
   }
 
   depends_on = [google_project_service.api]

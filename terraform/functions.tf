@@ -8,7 +8,7 @@
 locals {
   # timeout_s: what may happen in one call; the workflow waits 900 s at most for a step. memory: two files
   # of 64 MiB each, read whole, take 2Gi and a container of their own; else four calls share one, as many
-  # as functions-framework has threads on one CPU.
+  # as functions-framework has threads on one CPU. instances: fewer than var.function_instances.
   entry_points = {
     abort_deployment = {
       about     = "Ends a rollout that failed: the traffic goes back"
@@ -150,7 +150,7 @@ resource "google_cloudfunctions2_function" "part" {
     available_memory                 = try(each.value.memory, "512Mi")
     max_instance_request_concurrency = try(each.value.concurrency, 4)
     min_instance_count               = 0
-    max_instance_count               = try(each.value.instances, 100)
+    max_instance_count               = try(each.value.instances, var.function_instances)
     ingress_settings                 = try(each.value.ingress, try(each.value.inside, false) ? "ALLOW_INTERNAL_ONLY" : "ALLOW_ALL")
     all_traffic_on_latest_revision   = true
 

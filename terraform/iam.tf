@@ -78,6 +78,34 @@ locals {
     # Whoever makes a revision must be able to read its image, too.
     # https://docs.cloud.google.com/artifact-registry/docs/integrate-cloud-run
     image_reader = ["artifactregistry.repositories.downloadArtifacts"]
+    # What people on call see and do: the command line and docs/runbook.md, command by command in
+    # tests/terraform/test_people.py. No document is written with it.
+    operator = [
+      "cloudscheduler.jobs.enable",
+      "cloudscheduler.jobs.get",
+      "cloudscheduler.jobs.list",
+      "cloudscheduler.jobs.pause",
+      "cloudscheduler.jobs.run",
+      "compute.globalAddresses.get",
+      "compute.sslCertificates.list",
+      "datastore.entities.get",
+      "datastore.entities.list",
+      "run.executions.list",
+      "run.revisions.list",
+      "serviceusage.services.use", # a quota project in a person's own credentials asks for it
+      "workflows.executions.cancel",
+      "workflows.executions.get",
+      "workflows.executions.list",
+    ]
+    message_reader = ["pubsub.subscriptions.consume"]
+    key_admin = [
+      "datastore.databases.get",
+      "datastore.entities.create",
+      "datastore.entities.get",
+      "datastore.entities.list",
+      "datastore.entities.update",
+      "serviceusage.services.use",
+    ]
   }
 
   # The smallest thing that IAM lets a role be given on.
@@ -155,9 +183,9 @@ locals {
 resource "google_project_iam_custom_role" "role" {
   for_each = local.custom_roles
 
-  role_id     = "turnout_${each.key}"
+  role_id     = "${var.role_prefix}_${each.key}"
   title       = "Turnout: ${replace(each.key, "_", " ")}"
-  description = "What one part of Turnout needs, and nothing else"
+  description = "What one part of Turnout or one task of a person needs, and nothing else"
   permissions = each.value
 
   depends_on = [google_project_service.api]
@@ -226,9 +254,13 @@ resource "google_cloud_run_v2_service_iam_binding" "model" {
   }
 
   name     = google_cloud_run_v2_service.model[each.value.model].name
-  location = var.region
+  location = google_cloud_run_v2_service.model[each.value.model].location
   role     = local.role_ids[each.value.role]
-  members  = sort([for grant in local.grants["services"] : grant.member if grant.role == each.value.role])
+  members = sort(concat(
+    [for grant in local.grants["services"] : grant.member if grant.role == each.value.role],
+    # `gcloud run services update-traffic`, where neither the pipeline nor the dashboard answers.
+    each.value.role == "traffic" ? tolist(var.operators) : [],
+  ))
 }
 
 resource "google_service_account_iam_binding" "serving" {
@@ -236,7 +268,10 @@ resource "google_service_account_iam_binding" "serving" {
 
   service_account_id = "projects/${var.project}/serviceAccounts/${local.emails[each.key]}"
   role               = local.role_ids["acts_as"]
-  members            = sort([for grant in local.grants["services"] : grant.member if grant.role == "traffic"])
+  members = sort(concat(
+    [for grant in local.grants["services"] : grant.member if grant.role == "traffic"],
+    tolist(var.operators),
+  ))
 }
 
 resource "google_cloud_run_v2_service_iam_member" "invoker" {
@@ -257,9 +292,53 @@ resource "google_cloud_run_v2_service_iam_member" "dashboard_finder" {
   for_each = local.behind_iap ? [] : var.dashboard_access
 
   name     = basename(google_cloudfunctions2_function.part["dashboard"].service_config[0].service)
-  location = google_cloud_run_v2_service.model[each.value.model].location
+  location = var.region
   role     = local.role_ids["service_reader"]
   member   = each.value
+}
+
+# People on call. Logs, charts and traces are Google's own roles, which follow what these come to hold.
+resource "google_project_iam_member" "operator" {
+  for_each = {
+    for pair in setproduct(var.operators, [
+      "operator", "roles/cloudtrace.user", "roles/logging.viewer", "roles/monitoring.viewer",
+    ]) : "${pair[0]} ${pair[1]}" => { member = pair[0], role = pair[1] }
+  }
+
+  project = var.project
+  role    = lookup(local.role_ids, each.value.role, each.value.role)
+  member  = each.value.member
+}
+
+# A run is published again, and a message that was refused.
+resource "google_pubsub_topic_iam_member" "operator" {
+  for_each = var.operators
+
+  topic  = google_pubsub_topic.topic[local.training_topic].name
+  role   = local.role_ids["training_publisher"]
+  member = each.value
+}
+
+# Dead letters are read and taken off; what waits to be pushed is dropped with `seek`.
+resource "google_pubsub_subscription_iam_member" "operator" {
+  for_each = {
+    for pair in setproduct(var.operators, concat(keys(local.topics), [for topic in keys(local.topics) : "${topic}-dead-letter"])) :
+    "${pair[0]} ${pair[1]}" => { member = pair[0], subscription = pair[1] }
+  }
+
+  subscription = each.value.subscription
+  role         = local.role_ids["message_reader"]
+  member       = each.value.member
+
+  depends_on = [google_pubsub_subscription.dead_letters, google_pubsub_subscription.push]
+}
+
+resource "google_project_iam_member" "key_admin" {
+  for_each = var.key_admins
+
+  project = var.project
+  role    = local.role_ids["key_admin"]
+  member  = each.value
 }
 
 # Training, wherever it runs: says that a run is done, and writes it to the buckets that are made here.

@@ -72,8 +72,7 @@ resource "google_firestore_document" "model" {
 
 # Created once, as the empty v0; from then on the pipeline owns it. An update of Terraform's carries
 # neither a mask nor an etag: it would write back the traffic that Terraform last saw, in the middle of a
-# rollout. So nothing here is ever updated, deletion_protection included: who retires a model lifts that,
-# deletes the service with gcloud, then takes the model out of the map.
+# rollout. So nothing here is ever updated, deletion_protection included: docs/how-to/retire-a-model.md.
 resource "google_cloud_run_v2_service" "model" {
   for_each = local.models
 

@@ -86,7 +86,8 @@ resource "google_pubsub_subscription" "push" {
   name                       = each.key
   topic                      = google_pubsub_topic.topic[each.key].name
   message_retention_duration = "604800s"
-  ack_deadline_seconds       = 60
+  # A message comes again while its call still runs, unless Pub/Sub waits longer than the function may take.
+  ack_deadline_seconds = local.entry_points[each.value.function].timeout_s + 30
 
   push_config {
     # Cloud Run's own URL: to it Pub/Sub counts as internal traffic.

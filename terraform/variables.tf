@@ -131,8 +131,8 @@ variable "trainers" {
 
 variable "operators" {
   description = <<-EOT
-    Who may call `roll_back` and `cancel` with the command line, such as
-    group:ops@example.com.
+    Who is on call, such as group:ops@example.com: reads everything with the command line, publishes again,
+    rolls back, cancels, moves a model's traffic where the pipeline cannot, and does what docs/runbook.md says.
   EOT
   type        = set(string)
   default     = []

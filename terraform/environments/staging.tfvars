@@ -1,5 +1,6 @@
 # terraform apply -var-file=environments/staging.tfvars -var serving_image=... -var bundle=...
-# The smallest that works, and all of it can be destroyed again.
+# The smallest that works, and all of it can be destroyed again. Copy it to a file of your own and say
+# ENVIRONMENT=its-name: the people here are examples.
 
 project             = "shop-staging"
 region              = "europe-central2"

@@ -22,6 +22,7 @@ variables {
   dashboard_secret = "an-example-of-thirty-two-letters"
   trainers         = ["serviceAccount:training@shop-training.iam.gserviceaccount.com"]
   operators        = ["group:ops@example.com"]
+  key_admins       = ["user:owner@example.com"]
   dashboard_admins = ["owner@example.com"]
   dashboard_access = ["group:ml@example.com"]
   alert_emails     = ["ops@example.com"]
@@ -29,6 +30,10 @@ variables {
 }
 
 run "production" {
+  variables {
+    alert_chat_spaces = ["spaces/AAAA1234"]
+  }
+
   assert {
     condition     = google_workflows_workflow.deploy_model.source_contents == file("../workflows/deploy_model.yaml")
     error_message = "The workflow is not the tested file."
@@ -37,6 +42,13 @@ run "production" {
   assert {
     condition     = google_firestore_database.state.delete_protection_state == "DELETE_PROTECTION_ENABLED"
     error_message = "The database can be deleted."
+  }
+
+  assert {
+    condition = toset(google_billing_budget.project[0].all_updates_rule[0].monitoring_notification_channels) == toset([
+      google_monitoring_notification_channel.email["ops@example.com"].id
+    ])
+    error_message = "A budget takes e-mail channels only: a chat's would be refused."
   }
 }
 
@@ -56,18 +68,6 @@ run "an_edit_later" {
   }
 }
 
-# One model that says everything, one that says next to nothing.
-run "two_models" {
-  command = plan
-
-  variables {
-    models = merge(jsondecode(file("tests/every_field.json")), {
-      boots = {
-        golden_customers = ["17"]
-      }
-    })
-  }
-
 run "a_service_stays_in_its_region" {
   command = plan
 
@@ -79,24 +79,24 @@ run "a_service_stays_in_its_region" {
   expect_failures = [google_cloud_run_v2_service.model["movies"]]
 }
 
+# One model that says everything, one that says next to nothing.
+run "two_models" {
+  command = plan
+
+  variables {
+    regions = ["europe-central2", "europe-west3"]
+    models = merge(jsondecode(file("tests/every_field.json")), {
+      boots = {
+        golden_customers = ["17"]
+      }
+    })
+  }
+
   assert {
     condition     = google_cloud_run_v2_service.model["boots"].template[0].revision == "model-serving-boots-v0-1"
     error_message = "A model's service does not begin as the empty v0."
   }
 
-    regions = ["europe-central2", "europe-west3"]
-  assert {
-    condition     = length(google_firestore_document.model) == 2 && length(google_cloud_run_v2_job.prepare) == 2
-    error_message = "A model declared in three lines lacks its configuration or its job."
-  }
-}
-
-run "behind_a_domain" {
-  command = plan
-
-  variables {
-    dashboard_domain       = "turnout.example.com"
-    dashboard_iap_audience = "/projects/123456789012/global/backendServices/42"
   assert {
     condition = [for id in ["boots", "shoes"] : [
       google_cloud_run_v2_service.model[id].location,
@@ -109,6 +109,21 @@ run "behind_a_domain" {
     error_message = "A model is not where it says, or the pipeline may not move its traffic there."
   }
 
+  assert {
+    condition     = length(google_firestore_document.model) == 2 && length(google_cloud_run_v2_job.prepare) == 2
+    error_message = "A model declared in three lines lacks its configuration or its job."
+  }
+}
+
+run "behind_a_domain" {
+  command = plan
+
+  variables {
+    alert_emails           = []
+    role_prefix            = "turnout2"
+    function_instances     = 20
+    dashboard_domain       = "turnout.example.com"
+    dashboard_iap_audience = "/projects/123456789012/global/backendServices/42"
     chat_webhook_secret    = "3"
     regions                = ["europe-central2", "europe-west3"]
     training_buckets       = { shop-training = { create = false }, shop-more = {} }
@@ -123,6 +138,27 @@ run "behind_a_domain" {
   assert {
     condition     = keys(google_storage_bucket.training) == ["shop-more"]
     error_message = "A bucket that is somebody else's would be created."
+  }
+
+  assert {
+    condition     = length(google_billing_budget.project[0].all_updates_rule) == 0
+    error_message = "A budget that tells nobody beside the billing account's own says how it tells them."
+  }
+
+  assert {
+    condition = (
+      google_project_iam_custom_role.role["state"].role_id == "turnout2_state" &&
+      google_project_iam_member.part["cancel state"].role == "projects/shop-production/roles/turnout2_state"
+    )
+    error_message = "A role has another name than the one that is granted."
+  }
+
+  assert {
+    condition = (
+      google_cloudfunctions2_function.part["roll_back"].service_config[0].max_instance_count == 20 &&
+      google_cloudfunctions2_function.part["reconcile"].service_config[0].max_instance_count == 1
+    )
+    error_message = "A function may have another number of instances than it should."
   }
 
   assert {
@@ -144,6 +180,9 @@ run "refuses_what_cannot_be_right" {
     training_buckets    = { "Shop" = {} }
     trainers            = ["allAuthenticatedUsers"]
     operators           = ["allUsers"]
+    key_admins          = ["allUsers"]
+    role_prefix         = "Turnout"
+    function_instances  = 0
     dashboard_access    = ["allUsers"]
     dashboard_admins    = ["everybody"]
     dashboard_domain    = "https://turnout.example.com"
@@ -151,7 +190,6 @@ run "refuses_what_cannot_be_right" {
     alert_emails        = ["ops"]
     billing_account     = "mine"
     budget              = 0
-    models              = { Shoes_1 = {} }
   }
 
   expect_failures = [
@@ -164,6 +202,9 @@ run "refuses_what_cannot_be_right" {
     var.training_buckets,
     var.trainers,
     var.operators,
+    var.key_admins,
+    var.role_prefix,
+    var.function_instances,
     var.dashboard_access,
     var.dashboard_admins,
     var.dashboard_domain,
@@ -171,19 +212,48 @@ run "refuses_what_cannot_be_right" {
     var.alert_emails,
     var.billing_account,
     var.budget,
-    var.models,
   ]
 }
 
-run "refuses_what_does_not_fit_together" {
+# Models are only looked at where the regions are right.
+run "refuses_a_region_outside_of_all_regions" {
   command = plan
 
   variables {
     regions = ["europe-west3"]
-    models  = { shoes = { region = "us-east1" } }
   }
 
-  expect_failures = [var.regions, var.models]
+  expect_failures = [var.regions]
+}
+
+run "refuses_a_model_outside_of_all_regions" {
+  command = plan
+
+  variables {
+    models = { shoes = { region = "us-east1" } }
+  }
+
+  expect_failures = [var.models]
+}
+
+run "refuses_a_model_by_a_name_that_no_service_may_have" {
+  command = plan
+
+  variables {
+    models = { Shoes_1 = {} }
+  }
+
+  expect_failures = [var.models]
+}
+
+run "refuses_a_word_that_no_policy_has" {
+  command = plan
+
+  variables {
+    models = { shoes = { policy = { when = "sometimes" } } }
+  }
+
+  expect_failures = [var.models]
 }
 
 run "refuses_a_model_with_another_parts_identity" {
@@ -195,13 +265,3 @@ run "refuses_a_model_with_another_parts_identity" {
 
   expect_failures = [google_service_account.part["roll-back"]]
 }
-run "refuses_a_word_that_no_policy_has" {
-  command = plan
-
-  variables {
-    models = { shoes = { policy = { when = "sometimes" } } }
-  }
-
-  expect_failures = [var.models]
-}
-

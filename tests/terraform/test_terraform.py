@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from deploy.bundle import bundled
+from deploy.terraform import Resource
 from functions import main
 from functions.dashboard.settings import DashboardSettings
 from localcloud import project
@@ -35,6 +36,8 @@ IMAGE = f"{REGION}-docker.pkg.dev/{PROJECT}/turnout/serving@sha256:{'0' * 64}"
 PUBSUB = "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com"
 SERVING = ["serving_state", "artifacts_reader", "traces"]
 PUBLIC = {"allUsers", "allAuthenticatedUsers"}
+#: What a region often gives a new project, in vCPU and GiB; some regions half of it.
+QUOTA = (20, 40)
 
 READ = r"(TURNOUT|OTEL)_[A-Z_]+"
 # Read by the bundle, and rightly not set.
@@ -49,7 +52,13 @@ PREDEFINED = {
     "google_artifact_registry_repository_iam_member": {"roles/artifactregistry.writer"},
     "google_cloud_run_v2_service_iam_member": {"roles/run.invoker"},
     "google_iap_web_backend_service_iam_member": {"roles/iap.httpsResourceAccessor"},
-    "google_project_iam_member": {"roles/logging.logWriter", "roles/storage.objectViewer"},
+    "google_project_iam_member": {
+        "roles/cloudtrace.user",
+        "roles/logging.logWriter",
+        "roles/logging.viewer",
+        "roles/monitoring.viewer",
+        "roles/storage.objectViewer",
+    },
     "google_pubsub_subscription_iam_member": {"roles/pubsub.subscriber"},
     "google_pubsub_topic_iam_member": {"roles/pubsub.publisher"},
     "google_secret_manager_secret_iam_member": {"roles/secretmanager.secretAccessor"},
@@ -234,6 +243,31 @@ def test_a_call_ends_before_its_caller_stops_waiting(production: Plan) -> None:
         assert service_of(found[name])["timeout_seconds"] == deadline <= 1800
 
 
+def test_a_new_projects_quota_lets_everything_be_made(production: Plan, tested: Outcome) -> None:
+    """Cloud Run refuses a service whose instances at most would need more than the quota."""
+    for name, function in functions(production).items():
+        service = service_of(function)
+        most = service["max_instance_count"]
+        assert most * float(service["available_cpu"]) <= QUOTA[0] / 2, name
+        assert most * gib(service["available_memory"]) <= QUOTA[1], name
+    templates = [
+        one["template"][0]
+        for plan in (production, tested.plans["two_models"])
+        for one in plan.all("google_cloud_run_v2_service").values()
+    ]
+    assert len(templates) == 3
+    for template in templates:
+        most = template["scaling"][0]["max_instance_count"]
+        limits = template["containers"][0]["resources"][0]["limits"]
+        assert most * float(limits["cpu"]) <= QUOTA[0]
+        assert most * gib(limits["memory"]) <= QUOTA[1]
+
+
+def gib(memory: str) -> float:
+    """Return an amount of memory such as 512Mi in GiB."""
+    return float(memory[:-2]) / {"Mi": 1024, "Gi": 1}[memory[-2:]]
+
+
 def test_only_what_is_called_by_name_or_by_people_is_open_to_the_internet(
     production: Plan, tested: Outcome
 ) -> None:
@@ -316,8 +350,8 @@ def test_the_table_of_roles_is_what_is_granted(production: Plan) -> None:
     ours = f"projects/{PROJECT}/roles/turnout_"
     found = {
         (member.partition(":")[2], role.removeprefix(ours))
-        for _, address, role, member in grants(production)
-        if role.startswith(ours) and not address.startswith("dashboard_finder")
+        for _, _, role, member in grants(production)
+        if role.startswith(ours) and member.startswith("serviceAccount:")
     }
     acting = {(member, role) for member, role in found if role == "acts_as"}
     assert found - acting == expected
@@ -434,7 +468,9 @@ def test_a_topic_its_push_and_its_dead_letters(
 
     push = subscriptions[f'push["{topic}"]']
     assert (push["name"], push["topic"]) == (topic, topic)
-    assert push["ack_deadline_seconds"] == project.PUSH_DEADLINE_S
+    # A call that takes as long as it may has ended, and answered, before the message comes again.
+    takes_s = service_of(functions(production)[function])["timeout_seconds"]
+    assert takes_s < push["ack_deadline_seconds"] <= 600
     assert push["retry_policy"] == [{"minimum_backoff": "10s", "maximum_backoff": "600s"}]
     assert push["expiration_policy"] == [{"ttl": ""}]
     [to] = push["push_config"]
@@ -658,6 +694,28 @@ def test_what_holds_data_or_serves_is_not_deleted_by_mistake(
             assert bucket["force_destroy"] is (address == "source" or not protected)
     for service in production.all("google_cloud_run_v2_service").values():
         assert service["deletion_protection"]
+
+
+def test_what_destroy_takes_for_protected_is_what_is(production: Plan, tested: Outcome) -> None:
+    def protected(plan: Plan) -> set[str]:
+        return {
+            kind
+            for kind in plan.kinds
+            for address, values in plan.all(kind).items()
+            if Resource(address, kind, values).protected
+        }
+
+    assert protected(production) == {
+        "google_cloud_run_v2_job",
+        "google_cloud_run_v2_service",
+        "google_firestore_database",
+        "google_firestore_document",
+        "google_secret_manager_secret",
+        "google_storage_bucket",
+        "google_workflows_workflow",
+    }
+    # Nothing ever takes it off a service: `destroy` deletes these with gcloud.
+    assert protected(tested.plans["behind_a_domain"]) == {"google_cloud_run_v2_service"}
 
 
 def test_no_edit_ever_touches_a_service(tested: Outcome) -> None:
