@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-MODELS = Path("terraform/models.auto.tfvars.json")
-#: Cloud Run, billed by instance, in US dollars: the cheaper regions; the others cost a fifth more.
-#: https://cloud.google.com/run/pricing
-VCPU_SECOND, GIB_SECOND = 0.000018, 0.000002
-MONTH_S = 730 * 3600
+from benchmarks.costs import MONTH_S, TIERS, Prices
+from deploy.target import Target
+
 _GIB = {"Mi": 1 / 1024, "Gi": 1.0}
 
 
-def warm_instances(models: Path = MODELS) -> dict[str, float]:
+def warm_instances(target: Target) -> dict[str, tuple[float, float]]:
     """Return what each model's warm instances cost a month, in US dollars, without discounts.
 
-    What a model leaves out is as in terraform/variables.tf.
+    Two numbers: in the cheaper regions, and in the others. What a model leaves out is as in
+    terraform/variables.tf.
     """
-    declared = json.loads(models.read_text())["models"]
+    cheaper, dearer = (TIERS[tier] for tier in ("1", "2"))
     return {
-        name: int(model.get("min_instances", 1)) * _instance(model) * MONTH_S
-        for name, model in declared.items()
+        name: (_month(model, cheaper), _month(model, dearer))
+        for name, model in target.models.items()
     }
 
 
-def _instance(model: dict[str, str]) -> float:
-    memory = model.get("memory", "4Gi")
-    amount, unit = memory[:-2], memory[-2:]
-    return float(model.get("cpu", "2")) * VCPU_SECOND + float(amount) * _GIB[unit] * GIB_SECOND
+def _month(model: Mapping[str, Any], prices: Prices) -> float:
+    memory = str(model.get("memory", "4Gi"))
+    second = float(model.get("cpu", "2")) * prices.cpu_s
+    second += float(memory[:-2]) * _GIB[memory[-2:]] * prices.memory_gib_s
+    return int(model.get("min_instances", 1)) * second * MONTH_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -10,7 +10,7 @@ import typer
 from deploy import google
 from deploy.bundle import write_bundle
 from deploy.target import Target
-from deploy.terraform import Terraform
+from deploy.terraform import Resource, Terraform
 from deploy.up import BUILD, check, told
 from turnout.output import console, errors
 
@@ -24,9 +24,13 @@ This deletes Turnout from project [bold]{project}[/bold], and nothing brings it 
 
 Deletion protection stands in the way on purpose; it is taken off first. Cloud Storage keeps deleted
 objects for a week; what else can be brought back says docs/disaster-recovery.md. The project, its
-APIs and Terraform's state stay.
+APIs, Firestore's backups and Terraform's state stay.
+
+Who deploys again later than in a week and before 37 days are over needs other names for the
+project's own roles, because Google does not give a deleted role's name back sooner: say then
+role_prefix = "turnout2" in the variables.
 """
-_SERVICE = re.compile(r'google_cloud_run_v2_service\.model\["(?P<model>[^"]+)"\]')
+_SERVICE, _BUNDLE = "google_cloud_run_v2_service", "google_storage_bucket_object.bundle"
 
 
 def down(target: Target, confirmed: str | None) -> None:
@@ -41,6 +45,8 @@ def down(target: Target, confirmed: str | None) -> None:
         resources = terraform.resources() if there else []
     if not resources:
         console.print(f"There is no Turnout in {target.project}.")
+        if there:
+            _say_what_is_left(target)
         return
     console.print(_DIES.format(project=target.project))
     typed = confirmed if confirmed is not None else typer.prompt("The project's name, to go on")
@@ -48,13 +54,34 @@ def down(target: Target, confirmed: str | None) -> None:
         errors.print(f"That is not {target.project}: nothing was deleted.", highlight=False)
         raise typer.Exit(1)
     with told("1. take off the deletion protection", target, "destroy"):
-        if terraform.plan(deletion_protection="false"):
-            terraform.apply()
+        _take_off_protection(target, image, resources)
     # Terraform never updates these, so it can take no protection off them.
     with told("2. delete the prediction services", target, "destroy"):
-        for match in filter(None, map(_SERVICE.fullmatch, resources)):
-            google.delete_service(target, f"model-serving-{match['model']}")
+        for service in (one for one in resources if one.kind == _SERVICE):
+            google.delete_service(target, service.values["name"], service.values["location"])
     with told("3. delete everything else", target, "destroy"):
         terraform.destroy()
-    console.print(f"[green]Turnout is gone from {target.project}.[/green] What is left, to delete:")
-    console.print(f"  gcloud storage rm --recursive gs://{target.state_bucket}", highlight=False)
+    console.print(f"[green]Turnout is gone from {target.project}.[/green]")
+    _say_what_is_left(target)
+
+
+def _say_what_is_left(target: Target) -> None:
+    with told("What is left, and what deletes it", target, "destroy"):
+        for command in google.left_over(target):
+            console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def _take_off_protection(target: Target, image: str | None, resources: Sequence[Resource]) -> None:
+    """Let Terraform destroy what it knows. What has no protection any more is left alone.
+
+    Only that, and with the bundle that runs: the functions that these need would otherwise be
+    built anew from this checkout, only to be deleted.
+    """
+    protected = [one.address for one in resources if one.protected and one.kind != _SERVICE]
+    if not protected:
+        return
+    names = [one.values["name"] for one in resources if one.address == _BUNDLE]
+    running = google.fetch_bundle(target, names[0], BUILD) if names else None
+    terraform = Terraform(target, running or write_bundle(Path(), BUILD), image)
+    if terraform.plan(tuple(protected), deletion_protection="false"):
+        terraform.apply()

@@ -18,23 +18,65 @@ APIS = (
     "cloudresourcemanager.googleapis.com",
     "containeranalysis.googleapis.com",
     "iam.googleapis.com",
+    "pubsub.googleapis.com",
     "serviceusage.googleapis.com",
     "storage.googleapis.com",
 )
 #: Of the state's earlier versions this many are kept.
 STATE_VERSIONS = 50
 CLOUD_BUILD = "deploy/cloudbuild.yaml"
+PUBSUB, IAP = "pubsub.googleapis.com", "iap.googleapis.com"
+#: What Pub/Sub's own account signs its pushes with. Google gives it where it makes the account by
+#: itself, and not where it is asked to.
+AGENT_ROLE = "roles/pubsub.serviceAgent"
+#: Cloud Functions' own buckets, with copies of the source.
+_OF_FUNCTIONS = ("gcf-v2-sources-", "gcf-v2-uploads-")
 
 
 def missing_apis(target: Target) -> list[str]:
     """Return which of the first APIs are not enabled yet."""
     listed = _gcloud(target, "services", "list", "--enabled", "--format=value(config.name)")
-    return sorted(set(APIS) - set(listed.split()))
+    wanted = {*APIS, *([IAP] if target.variables.get("dashboard_domain") else [])}
+    return sorted(wanted - set(listed.split()))
 
 
 def enable_apis(target: Target, apis: list[str]) -> None:
     """Enable APIs. An API that is enabled stays as it is."""
     show(["gcloud", "services", "enable", *apis, f"--project={target.project}"])
+
+
+def has_pubsub_agent(target: Target) -> bool:
+    """Return whether Pub/Sub's own account is there and may do its work.
+
+    Enabling the API makes it at some later time, and whoever is given a role must exist.
+    """
+    policy = json.loads(
+        _gcloud(target, "projects", "get-iam-policy", target.project, "--format=json")
+    )
+    agent = f"serviceAccount:{_pubsub_agent(target)}"
+    return any(
+        agent in binding["members"]
+        for binding in policy.get("bindings", [])
+        if binding["role"] == AGENT_ROLE
+    )
+
+
+def make_pubsub_agent(target: Target) -> None:
+    """Have Google make Pub/Sub's own account, and give it its role. Again it changes nothing."""
+    make_agent(target, PUBSUB)
+    show(
+        [
+            "gcloud", "projects", "add-iam-policy-binding", target.project,
+            f"--member=serviceAccount:{_pubsub_agent(target)}", f"--role={AGENT_ROLE}",
+            "--condition=None",
+        ]
+    )  # fmt: skip
+
+
+def make_agent(target: Target, service: str) -> None:
+    """Have Google make a service's own account. One that is there stays as it is."""
+    identity = ["gcloud", "beta", "services", "identity", "create", f"--service={service}"]
+    show([*identity, f"--project={target.project}"])
 
 
 def has_state_bucket(target: Target) -> bool:
@@ -43,7 +85,7 @@ def has_state_bucket(target: Target) -> bool:
     try:
         described = json.loads(_gcloud(target, *command))
     except ProgramFailed as failed:
-        if "not found" in failed.said.lower() or "404" in failed.said:
+        if _is_gone(failed):
             return False
         raise
     return bool(described.get("versioning_enabled"))
@@ -84,7 +126,7 @@ def find_image(target: Target, source: str | None = None) -> str | None:
             "--format=json",
         )  # fmt: skip
     except ProgramFailed as failed:
-        if "not_found" in failed.said.lower() or "not found" in failed.said.lower():
+        if _is_gone(failed):
             return None
         raise
     found = [
@@ -95,9 +137,39 @@ def find_image(target: Target, source: str | None = None) -> str | None:
     return f"{target.image}@{max(found)[1]}" if found else None
 
 
-def delete_service(target: Target, name: str) -> None:
+def fetch_bundle(target: Target, name: str, folder: Path) -> Path | None:
+    """Return the bundle that the functions were built from, fetched again; None: it is gone."""
+    source = f"gs://{target.source_bucket}/{name}"
+    try:
+        _gcloud(target, "storage", "cp", source, str(folder))
+    except ProgramFailed as failed:
+        if _is_gone(failed):
+            return None
+        raise
+    return folder / Path(name).name
+
+
+def left_over(target: Target) -> list[str]:
+    """Return what deletes what Google keeps beyond the installation, one command each."""
+    buckets = _gcloud(target, "storage", "buckets", "list", "--format=value(name)").split()
+    commands = [
+        f"gcloud storage rm --recursive gs://{bucket}"
+        for bucket in sorted(buckets)
+        if bucket.startswith(_OF_FUNCTIONS) or bucket == target.state_bucket
+    ]
+    backups = _gcloud(target, "firestore", "backups", "list", "--format=value(name)").split()
+    for backup in sorted(backups):
+        _, _, _, location, _, name = backup.split("/")
+        commands.append(
+            f"gcloud firestore backups delete --location={location} --backup={name} "
+            f"--project={target.project}"
+        )
+    return commands
+
+
+def delete_service(target: Target, name: str, region: str) -> None:
     """Delete a Cloud Run service with its revisions; one that is gone already is no error."""
-    where = [f"--project={target.project}", f"--region={target.region}"]
+    where = [f"--project={target.project}", f"--region={region}"]
     listed = take(["gcloud", "run", "services", "list", *where, "--format=value(metadata.name)"])
     if name in listed.split():
         show(["gcloud", "run", "services", "delete", name, *where, "--quiet"])
@@ -121,6 +193,18 @@ def build_image(target: Target, archive: Path, tag: str, refuse: str) -> None:
             "--substitutions=^;^" + ";".join(f"{k}={v}" for k, v in substitutions.items()),
         ]
     )  # fmt: skip
+
+
+def _pubsub_agent(target: Target) -> str:
+    number = _gcloud(
+        target, "projects", "describe", target.project, "--format=value(projectNumber)"
+    )
+    return f"service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+
+
+def _is_gone(failed: ProgramFailed) -> bool:
+    said = failed.said.lower()
+    return any(word in said for word in ("not_found", "not found", "404", "matched no objects"))
 
 
 def _gcloud(target: Target, *command: str) -> str:

@@ -19,6 +19,7 @@ def missing(target: Target) -> list[str]:
         found += _tried(check)
     if not found:
         found += _tried(lambda: _project(target))
+        found += _tried(lambda: _billing_account(target))
     return found
 
 
@@ -74,4 +75,20 @@ def _project(target: Target) -> Iterator[str]:
         yield (
             f"project {target.project} has no billing account: gcloud billing projects link "
             f"{target.project} --billing-account=ACCOUNT (gcloud billing accounts list)"
+        )
+
+
+def _billing_account(target: Target) -> Iterator[str]:
+    """Look whether a budget's billing account is seen at all; only the apply shows the rest."""
+    account = target.variables.get("billing_account")
+    if not account:
+        return
+    try:
+        take(["gcloud", "billing", "accounts", "describe", account, "--format=value(open)"])
+    except ProgramFailed as failed:
+        yield (
+            f"{target.variables_file} wants a budget on the billing account {account}, which this "
+            f"account may not see: gcloud billing accounts add-iam-policy-binding {account} "
+            "--role=roles/billing.costsManager --member=user:YOU, or leave billing_account "
+            f"out\n{failed.said}"
         )

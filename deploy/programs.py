@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -42,17 +43,57 @@ def show(
     return code
 
 
+def relay(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Let a program print to this terminal; ProgramFailed with all that it said.
+
+    Ctrl-C reaches the program as well, and this waits until it has ended: Terraform gives back its
+    lock on the state then.
+    """
+    print(f"$ {shlex.join(command)}", flush=True)
+    said: list[str] = []
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with _open(command, environment) as running:
+            for line in running.stdout or ():
+                said.append(line)
+                print(line, end="", flush=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if running.returncode:
+        failed = ProgramFailed(command, f"ended with {running.returncode}")
+        failed.said = "".join(said)
+        raise failed
+
+
+def _open(command: Sequence[str], environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            command,
+            env=_surroundings(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    except FileNotFoundError:
+        raise ProgramFailed(command, INSTALL[command[0]]) from None
+
+
 def _run(
     command: Sequence[str], environment: Mapping[str, str] | None, capture: bool
 ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command,
-            # Nobody is asked anything: what is asked is not on the screen.
-            env={**(environment or os.environ), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"},
+            env=_surroundings(environment),
             stdin=subprocess.DEVNULL,
             capture_output=capture,
             text=True,
         )
     except FileNotFoundError:
         raise ProgramFailed(command, INSTALL[command[0]]) from None
+
+
+def _surroundings(environment: Mapping[str, str] | None) -> dict[str, str]:
+    # Nobody is asked anything: what is asked is not on the screen.
+    return {**(environment or os.environ), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import hcl2  # of the extra `deploy`
+from hcl2.utils import SerializationOptions
+from lark.exceptions import LarkError
 
 ENVIRONMENTS = Path("terraform/environments")
+MODELS = Path("terraform/models.auto.tfvars.json")
 REGION = "europe-central2"
+_PLAIN = SerializationOptions(with_comments=False, strip_string_quotes=True)
 
 
 class NoSuchTarget(RuntimeError):
@@ -31,6 +39,22 @@ class Target:
     def variables_file(self) -> Path | None:
         """The environment's own variables, from the checkout's root."""
         return ENVIRONMENTS / f"{self.environment}.tfvars" if self.environment else None
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """What that file says, by the variables' names; NoSuchTarget where it is no HCL."""
+        file = self.variables_file
+        if file is None:
+            return {}
+        try:
+            return dict(hcl2.loads(file.read_text(), serialization_options=_PLAIN))
+        except LarkError as error:
+            raise NoSuchTarget(f"{file} cannot be read: {error}") from None
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """The declared models: the environment's own, where it declares any."""
+        return dict(self.variables.get("models") or json.loads(MODELS.read_text())["models"])
 
     @property
     def state_bucket(self) -> str:
@@ -72,7 +96,7 @@ def named(project: str, region: str, environment: str, build_region: str = "") -
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in ENVIRONMENTS.glob("*.tfvars")))
         raise NoSuchTarget(f"there is no {file}; ENVIRONMENT is one of {known}")
-    said = dict(re.findall(r'^(project|region)\s*=\s*"([^"]*)"', file.read_text(), re.M))
+    said = target.variables
     if said.get("project", project) != project:
         raise NoSuchTarget(
             f"{file} is for the project {said['project']}, not for {project}: edit the file, "

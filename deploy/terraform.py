@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from deploy.programs import ProgramFailed, show, take
+from deploy.programs import relay, show, take
 from deploy.target import Target
 
 FOLDER = Path("terraform")
@@ -21,6 +24,27 @@ BUILD_NEEDS = (
     "google_storage_bucket_iam_member.build",
 )
 _UNCHANGED, _CHANGES = 0, 2
+#: What keeps a resource from being destroyed, as the state has it.
+_PROTECTING = {
+    "deletion_protection": True,
+    "deletion_policy": "PREVENT",
+    "delete_protection_state": "DELETE_PROTECTION_ENABLED",
+    "force_destroy": False,
+}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource that the state knows; `values` are its arguments and attributes."""
+
+    address: str
+    kind: str
+    values: Mapping[str, Any]
+
+    @property
+    def protected(self) -> bool:
+        """Whether Terraform would refuse to destroy it."""
+        return any(self.values.get(name) == value for name, value in _PROTECTING.items())
 
 
 class Terraform:
@@ -62,8 +86,8 @@ class Terraform:
         return self._show("plan", *arguments, fine=(_UNCHANGED, _CHANGES)) == _CHANGES
 
     def apply(self) -> None:
-        """Do exactly what was planned and shown."""
-        self._show("apply", str(self._plan))
+        """Do exactly what was planned and shown; ProgramFailed with what Terraform said."""
+        relay(self._command("apply", str(self._plan)), self._environment)
 
     def destroy(self) -> None:
         """Delete everything that the state knows."""
@@ -74,14 +98,15 @@ class Terraform:
         """Print the outputs."""
         self._show("output")
 
-    def resources(self) -> list[str]:
-        """Return the addresses that the state knows."""
-        try:
-            return take(self._command("state", "list"), self._environment).splitlines()
-        except ProgramFailed as failed:
-            if "No state file" in failed.said:
-                return []
-            raise
+    def resources(self) -> list[Resource]:
+        """Return what the state knows."""
+        state = json.loads(take(self._command("show", "-json"), self._environment))
+        known = state.get("values", {}).get("root_module", {}).get("resources", [])
+        return [
+            Resource(one["address"], one["type"], one["values"])
+            for one in known
+            if one["mode"] == "managed"
+        ]
 
     def _variable_arguments(self, more: Mapping[str, str]) -> list[str]:
         own = self._target.variables_file

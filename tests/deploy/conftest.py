@@ -29,8 +29,13 @@ FRESH = {
     "apis": ["storage.googleapis.com"],
     "buckets": {},
     "images": [],
-    "services": [],
+    "policy": [],
+    "objects": True,
+    "backups": [],
+    "billing_accounts": ["012345-6789AB-CDEF01"],
+    "services": {},
     "applied": {},
+    "refusals": [],
 }
 
 
@@ -76,6 +81,7 @@ class Cloud:
     def changes(self) -> list[str]:
         """Return which calls since the last time changed something, up to the verb."""
         verbs = {"enable", "create", "update", "submit", "delete", "apply", "destroy"}
+        verbs |= {"add-iam-policy-binding"}
         found = []
         for call in self.calls():
             words = [word for word in call if not word.startswith("-")]

@@ -6,14 +6,17 @@ import re
 
 import pytest
 
+from deploy.advice import DELETED
 from deploy.locks import PYTHON
 from deploy.prerequisites import TERRAFORM
 from deploy.target import Target
 from deploy.terraform import BUILD_NEEDS
+from deploy.up import NOBODY
 from tests.deploy.conftest import ROOT, Cloud
 from tests.terraform.checking import HOW_TO_INSTALL, installed, working_copy
 
 TEXT = "\n".join(path.read_text() for path in sorted((ROOT / "terraform").glob("*.tf")))
+DEPLOY = "\n".join(path.read_text() for path in sorted((ROOT / "deploy").glob("*.py")))
 TARGET = Target("shop-test", "europe-west1")
 
 
@@ -53,6 +56,13 @@ def test_every_variable_that_is_given_is_declared(running: Cloud) -> None:
     assert given | {"deletion_protection", "dashboard_secret"} <= declared
 
 
+def test_every_variable_that_is_looked_at_or_spoken_of_is_declared() -> None:
+    looked_at = set(re.findall(r'variables\.get\(\s*"(\w+)"', DEPLOY))
+    assert {"billing_account", "dashboard_domain", "models"} <= looked_at
+    for name in {*looked_at, *NOBODY, "role_prefix", "function_instances"}:
+        assert re.search(rf'^variable "{name}"', TEXT, re.M), name
+
+
 def test_names_are_terraforms() -> None:
     def terraforms(expression: str) -> str:
         assert f'"{expression}"' in TEXT, expression
@@ -62,7 +72,8 @@ def test_names_are_terraforms() -> None:
     repository = re.search(r'"images" {[^}]*?repository_id += "([\w-]+)"', TEXT)
     assert repository is not None
     assert TARGET.image == f"europe-west1-docker.pkg.dev/shop-test/{repository[1]}/serving"
-    terraforms("model-serving-${each.key}")  # `destroy` deletes services by it
+    for command in DELETED.values():  # what failed while it was made is deleted by it
+        terraforms(command.split()[-1].replace("{key}", "${each.key}"))
 
 
 def test_version_of_terraform_is_the_one_that_is_checked() -> None:
