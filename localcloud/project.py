@@ -33,6 +33,7 @@ SCHEMAS = Path(__file__).parents[1] / "shared"
 MODELS_FILE = Path(__file__).parents[1] / "terraform" / "models.auto.tfvars.json"
 # What a declaration leaves out is as in terraform/variables.tf.
 IMAGE = "turnout-serving"
+# In production it is longer than the function may take; here nobody waits that long.
 PUSH_DEADLINE_S = 60
 DELIVERIES_AT_MOST = 50
 # News that cannot be told for an hour or so is no news any more.

@@ -31,8 +31,8 @@ call that needs more than those in `tests/permissions/recorded.json` fails, too.
     python -m tests.permissions document
 
 Left out, because no part calls for it: Google's own service agents (Pub/Sub's dead letters, pulling
-images), who builds and deploys, and people (`operators`, `dashboard_access`, `trainers`). Who may
-call a function has `roles/run.invoker` on it, here `run.routes.invoke`.
+images), who builds and deploys, and people ([deploying](deploying.md#say-who)). Who may call a
+function has `roles/run.invoker` on it, here `run.routes.invoke`.
 """
 _TAIL = """
 ## To be seen on a real project
