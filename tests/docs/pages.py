@@ -4,7 +4,7 @@ What a fence of commands is checked by is said in a comment above it, which read
 
     <!-- live -->                run against a local cloud, by tests/e2e/test_docs.py
     <!-- cloud -->               needs a Google Cloud project: checked against the tools' own help
-    <!-- long -->                takes too long for a test run: checked in the same way
+    <!-- long -->                is the test run, or longer than it: checked in the same way
     <!-- covered-by: FILE::NAME -->     another test runs it; that test must exist
 
 Without one it is run, so it may only hold commands that are quick and change nothing.

@@ -260,7 +260,11 @@ def test_calls_are_listed_by_the_part_that_made_them(world: World) -> None:
     # Copied by a pool of threads, and from a client that all functions of the process share.
     assert made[copied] > 1
     assert ("workflow", "run.routes.invoke", "shift_traffic") in made
-    assert ("create_revision", "google.cloud.run.v2.Services/UpdateService", "template") in made
+    assert (
+        "create_revision",
+        "google.cloud.run.v2.Services/UpdateService",
+        "scaling,template",
+    ) in made
     assert ("serving", "storage.objects.get", "turnout-local-serving/models") in made
     published = {detail for caller, method, detail in made if method.endswith("/Publish")}
     assert {"training-completed", "deployment-events"} <= published
