@@ -21,7 +21,7 @@ up: $(READY)  ## Start the local cloud and stay; Ctrl-C stops it, its data stay 
 	@$(BIN)/turnout up
 
 test: $(READY) chromium  ## Run every test: unit, contract, workflow, end to end, browser
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 	    --ignore-glob '*/$(ALONE)'
 	@printf '%s\n' tests/contract/$(ALONE) | xargs -n 1 -P 2 $(BIN)/python -m pytest
 
