@@ -14,6 +14,8 @@ from pathlib import Path
 from tests import models
 
 NAN_CUSTOMER = "C-NAN"
+ENDED = "ended"
+"""The file that is there once all are written: empty, or why they are not."""
 
 
 def with_holdout(write: Callable[[Path], None], folder: Path, recall: float) -> None:
@@ -46,5 +48,18 @@ def write_all(folder: Path) -> None:
         write(folder / kind)
 
 
+def main(folder: Path) -> None:
+    """Write all of them, then say how that ended: others wait for it."""
+    why = ""
+    try:
+        write_all(folder)
+    except BaseException as error:
+        why = repr(error)
+        raise
+    finally:
+        (folder / "ending").write_text(why)
+        (folder / "ending").rename(folder / ENDED)
+
+
 if __name__ == "__main__":
-    write_all(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,17 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import credentials, declarations
-from tests.e2e.artifacts import KINDS
-from tests.e2e.world import ROOT, Cloud, World, clean_environment
+from tests.e2e.artifacts import ENDED, KINDS
+from tests.e2e.world import ROOT, Cloud, World, clean_environment, until
 from tests.permissions import record
 
 
 @pytest.fixture(scope="session")
-def _artifacts_being_written(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """TensorFlow writes them while the cloud starts."""
-    folder = tmp_path_factory.mktemp("artifacts")
+def _artifacts_being_written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Their folder; TensorFlow writes them while the cloud starts, once for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "artifacts"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        yield folder
+        return
     with (folder / "writing.log").open("wb") as log:
         writing = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.artifacts", str(folder)],
@@ -29,15 +36,15 @@ def _artifacts_being_written(
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    yield folder, writing
-    writing.kill()
-    writing.wait()
+    yield folder
+    # Other workers may wait for them still.
+    writing.wait(timeout=180)
 
 
 @pytest.fixture(scope="session")
 def world(
     tmp_path_factory: pytest.TempPathFactory,
-    _artifacts_being_written: tuple[Path, subprocess.Popen[bytes]],
+    _artifacts_being_written: Path,
 ) -> Iterator[World]:
     """The session's local cloud; in the end its logs and its record of calls are read."""
     folder = tmp_path_factory.mktemp("cloud")
@@ -55,11 +62,10 @@ def world(
 
 
 @pytest.fixture(scope="session")
-def artifacts(
-    _artifacts_being_written: tuple[Path, subprocess.Popen[bytes]],
-) -> dict[str, Path]:
+def artifacts(_artifacts_being_written: Path) -> dict[str, Path]:
     """The folder of each kind of artifacts."""
-    folder, writing = _artifacts_being_written
-    code = writing.wait(timeout=180)
-    assert code == 0, (folder / "writing.log").read_text()[-4000:]
+    folder = _artifacts_being_written
+    ended, log = folder / ENDED, folder / "writing.log"
+    until(ended.exists, "the artifacts are written")
+    assert ended.read_text() == "", f"{ended.read_text()}{log.read_text()[-4000:]}"
     return {kind: folder / kind for kind in KINDS}
