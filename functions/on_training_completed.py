@@ -14,15 +14,14 @@ from pydantic import ValidationError
 
 from functions.abort_deployment import settle
 from functions.announce import announce_own
-from functions.evaluation import Unreadable, read_results
 from functions.finish_deployment import start
+from functions.gate import judge
 from functions.steps import require_current
 from shared import logs, tracing
 from shared.domain.deployment import Deployment, Status
 from shared.domain.model import Book, enter
-from shared.domain.paired import CUSTOMERS_AT_LEAST, Paired, compare_paired
 from shared.domain.policy import Superseding
-from shared.domain.quality_gate import Decision, DeployWhen, GatePolicy, decide
+from shared.domain.quality_gate import Decision
 from shared.domain.rollout import RolloutPlan, parse_duration, plan_rollout
 from shared.errors import MessageRefused
 from shared.messages import Deploy, ModelDeclaration, TrainingCompleted, explain
@@ -122,26 +121,8 @@ def decided(message: TrainingCompleted, run: Mapping[str, Any]) -> Decision | No
     return _decision(earlier) if earlier else None
 
 
-def judge(message: TrainingCompleted, declaration: ModelDeclaration, ports: Ports) -> Decision:
-    """Return what the gate says now, against the version that is live now; only reads."""
-    policy = declaration.policy
-    gate = GatePolicy(
-        when=(message.deploy or Deploy()).when or policy.when,
-        metric=policy.primary_metric,
-        minimum_margin=policy.minimum_margin,
-        guard_metrics=policy.guard_metrics,
-        significance=policy.significance,
-    )
-    active = ports.state.model(message.model_id).active
-    if active is None or gate.when is DeployWhen.OFF:
-        return decide(gate, message.metrics, None)
-    live = ports.state.deployment(active)
-    by_customer = _by_customer(message.artifact_uri, live, gate, ports)
-    return decide(gate, message.metrics, live.metrics, by_customer)
-
-
 def deployment_of(
-    message: TrainingCompleted, declaration: ModelDeclaration, ports: Ports
+    message: TrainingCompleted, gate: Decision, declaration: ModelDeclaration, ports: Ports
 ) -> Deployment:
     """Return the deployment that the message asks for, without the version it will get."""
     deploy = message.deploy or Deploy()
@@ -158,6 +139,7 @@ def deployment_of(
         deployed_by=deploy.requested_by or "training",
         created_at=ports.clock.now(),
         policy=declaration.policy.rollout,
+        better_than=gate.better_than,
         cloud_run_service=config.service,
         metrics=message.metrics,
         recall_at_100=message.metrics.get("recall_at_100"),
@@ -215,7 +197,7 @@ def _deploy(
         return "listed"
     trace, trace_parent = traced
     wanted = replace(
-        deployment_of(message, declaration, ports), trace=trace, trace_parent=trace_parent
+        deployment_of(message, gate, declaration, ports), trace=trace, trace_parent=trace_parent
     )
     deployment = ports.state.change(message.model_id, entry(wanted, gate, declaration))
     if deployment.waiting and declaration.policy.superseding is Superseding.REPLACE:
@@ -251,21 +233,8 @@ def _decided_once(
 
 
 def _decision(kept: Mapping[str, Any]) -> Decision:
-    return Decision(kept["deploy"], kept["why"], kept.get("comparison", {}))
-
-
-def _by_customer(
-    artifact_uri: str, live: Deployment, gate: GatePolicy, ports: Ports
-) -> Paired | str:
-    """Return the difference over the customers whom both measured, or why there is none."""
-    confidence = 1 - gate.significance if gate.significance else 0.95
-    try:
-        candidate = read_results(artifact_uri, gate.metric, ports)
-        before = read_results(live.serving_model_path, gate.metric, ports)
-    except Unreadable as why:
-        return str(why)
-    return compare_paired(candidate, before, confidence) or (
-        f"fewer than {CUSTOMERS_AT_LEAST} customers have {gate.metric} in both versions' results"
+    return Decision(
+        kept["deploy"], kept["why"], kept.get("comparison", {}), kept.get("better_than")
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from functions.gate import judge
 from functions.on_training_completed import (
     admit,
     check_artifacts,
     decided,
     deployment_of,
     entry,
-    judge,
     outcome_of,
     read,
 )
@@ -89,7 +89,7 @@ def plan(data: bytes, ports: Ports) -> Plan:
             gate=gate,
             decided_before=earlier is not None,
         )
-    wanted = deployment_of(message, declaration, ports)
+    wanted = deployment_of(message, gate, declaration, ports)
     book = Scratch(message.model_id, ports.state)
     before = book.model.lock
     made = entry(wanted, gate, declaration)(book)

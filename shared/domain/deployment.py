@@ -147,6 +147,7 @@ class Deployment:
     `redeploys` is the version that this one brings back from its kept artifacts; of one that
     was cleared away, the revision or the artifacts (or both) are gone. `trace` is the
     traceparent (W3C) of its root span, `trace_parent` that of the span which that continues.
+    `better_than` is as in the gate's Decision: what was live when it was let in.
     """
 
     id: str
@@ -195,6 +196,7 @@ class Deployment:
     artifacts_gone: bool = False
     trace: str = ""
     trace_parent: str = ""
+    better_than: str | None = None
 
     @property
     def origin(self) -> int:

@@ -39,11 +39,16 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's answer, the sentence that explains it, and all the numbers it is made of."""
+    """The gate's answer, the sentence that explains it, and all the numbers it is made of.
+
+    `better_than` is the id of the deployment that was live ("": none was) where the answer
+    hangs on that, and None where it does not.
+    """
 
     deploy: bool
     why: str
     comparison: Mapping[str, Any] = field(default_factory=dict)
+    better_than: str | None = None
 
 
 def decide(
