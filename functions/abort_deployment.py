@@ -11,11 +11,10 @@ import functions_framework
 from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
-from functions.finish_deployment import start
+from functions.finish_deployment import start_soon
 from functions.outcome import code_of, log_end
 from functions.prepare_model import cancel_preparation
 from functions.steps import apply_traffic
-from shared import logs
 from shared.domain.deployment import Deployment, Status
 from shared.domain.model import Book, Check, Lock, LockKind, abort, release, unchecked
 from shared.errors import Conflict, Superseded
@@ -102,19 +101,6 @@ def settle(
         return settle(model_id, service, ports)
     start_soon(ports.state.change(model_id, lambda book: _release(book, lock, ports)), ports)
     return served
-
-
-def start_soon(deployment: Deployment | None, ports: Ports) -> None:
-    """Start the run whose turn it is, here or by the next reconcile.
-
-    The traffic is where it should be by now; a workflow service that is down must not turn
-    that into a failure. A lock that no execution has claimed is what reconcile looks for.
-    """
-    try:
-        start(deployment, ports)
-    except Exception as error:  # any fault of the service: see above
-        waits = deployment.id if deployment else ""
-        logs.log_exception("execution not started", error, deployment_id=waits)
 
 
 def reason_of(error: Any) -> str:

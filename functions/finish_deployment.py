@@ -41,7 +41,7 @@ def conclude(command: FinishDeployment, ports: Ports) -> dict[str, Any]:
     )
     if first:
         log_end(deployment, Status.ACTIVE, "", now)
-    start(next_up, ports)
+    start_soon(next_up, ports)
     status = ports.state.deployment(deployment.id).status
     return {"deployment_id": deployment.id, "status": status.value}
 
@@ -54,6 +54,19 @@ def start(deployment: Deployment | None, ports: Ports) -> None:
     if deployment is not None and not deployment.execution:
         execution = ports.executions.start(deployment)
         logs.log("execution started", deployment_id=deployment.id, execution=execution)
+
+
+def start_soon(deployment: Deployment | None, ports: Ports) -> None:
+    """Start the run whose turn it is, here or by the next reconcile.
+
+    The traffic is where it should be by now; a workflow service that is down must not turn
+    that into a failure. A lock that no execution has claimed is what reconcile looks for.
+    """
+    try:
+        start(deployment, ports)
+    except Exception as error:  # any fault of the service: see above
+        waits = deployment.id if deployment else ""
+        logs.log_exception("execution not started", error, deployment_id=waits)
 
 
 @functions_framework.http

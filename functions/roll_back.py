@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flask
 import functions_framework
 from flask.typing import ResponseReturnValue
 
-from functions.abort_deployment import settle, start_soon
+from functions.abort_deployment import settle
 from functions.copy_artifacts import MANIFEST
 from functions.entry import caller, respond
+from functions.finish_deployment import start_soon
 from functions.prepare_model import cancel_preparation
 from shared import logs, tracing
 from shared.domain.deployment import CAN_BE_RETURNED_TO, Deployment
@@ -65,6 +66,9 @@ def go_back(
         tracing.link(deployment.trace)
         call_off(deployment, ports)
     split = (served or ports.cloud_run.service(service)).split
+    if dict(split) != {target.cloud_run_revision: 100}:
+        took_over = f"a newer change than going back to {target.name} took over"
+        raise Conflict(f"{took_over}: {describe(split)} is served")
     return {
         "deployment_id": target.id,
         "version": target.name,
@@ -103,10 +107,12 @@ def _target(command: RollBack, ports: Ports) -> Deployment:
         # Under a rollout or its abort that is the live version; under a rollback that died
         # half-way its own target, so that asking again completes it and goes no further back.
         return ports.state.deployment(model.active)
-    deployments = ports.state.deployments(command.model_id)
     active = ports.state.deployment(model.active) if model.active else None
-    if found := previous(active, deployments):
-        return found
+    deployments: Sequence[Deployment] = ()
+    for listed in (ports.state.deployments, ports.state.every_deployment):
+        deployments = listed(command.model_id)
+        if found := previous(active, deployments):
+            return found
     known = [found.name for found in deployments if found.status in CAN_BE_RETURNED_TO]
     if active and known:
         raise Conflict(
@@ -156,7 +162,7 @@ def _check_answers(target: Deployment, seen: ServiceView, ports: Ports) -> None:
     while why := _fault(target, url, ports):
         if (ports.clock.now() - began).total_seconds() >= CHECKED_FOR_S:
             raise Conflict(
-                f"{target.name} is not healthy: {why}; nothing was changed. "
+                f"{target.name} {why}; nothing was changed. "
                 "Go back to another version, or without the check (--no-check)"
             )
         ports.clock.sleep(CHECK_POLL_S)
@@ -165,14 +171,19 @@ def _check_answers(target: Deployment, seen: ServiceView, ports: Ports) -> None:
 def _fault(target: Deployment, url: str, ports: Ports) -> str:
     """Return what is wrong with the answer of GET /health, or "".
 
+    An instance that answers is enough: the model that it still loads has been live before.
     Conflict where another model answers there, which waiting cannot mend.
     """
     try:
         status, body = ports.predictions.health(url, CHECKED_FOR_S)
     except Unavailable as error:
-        return str(error)
-    if status != 200 or body.get("status") != "healthy":
-        return f"{url}/health answers {status}, {body.get('reason') or 'without a reason'}"
+        return (
+            f"may still be starting, as nobody asked it for long ({error} within "
+            f"{CHECKED_FOR_S:.0f} s): ask again in a minute"
+        )
+    if status != 200 or body.get("status") not in ("healthy", "loading"):
+        why = body.get("reason") or "without a reason"
+        return f"is not healthy: {url}/health answers {status}, {why}"
     expected = {"model_version": target.name, "artifact_digest": target.artifact_digest}
     if wrong := {name: body.get(name) for name in expected if body.get(name) != expected[name]}:
         raise Conflict(

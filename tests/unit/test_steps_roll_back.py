@@ -23,6 +23,7 @@ from shared.errors import (
     TrafficNotApplied,
     Unavailable,
 )
+from shared.gcp.firestore import LISTED_AT_MOST
 from shared.messages import AbortDeployment, RollBack
 from tests.fakes import Behaviour, Preparation, World
 from tests.unit.crashing import dying
@@ -141,6 +142,36 @@ def test_version_that_was_rolled_back_from_is_returned_to_only_by_name() -> None
     with pytest.raises(Conflict, match=r"no version earlier than v1 .* name one of v2 with --to"):
         back(world)
     assert back(world, 2)["version"] == "v2"
+
+
+def test_earlier_version_is_found_behind_any_number_of_runs_that_failed() -> None:
+    world = new_world()
+    for run in (1, 2):
+        roll_out(world, run)
+    for run in range(3, LISTED_AT_MOST + 4):
+        step_abort(world, publish(world, run))
+    assert back(world)["version"] == "v1"
+
+
+def test_rollback_that_was_overtaken_says_what_is_served(world: World) -> None:
+    class Slow:
+        """Cloud Run, where somebody else goes back to v1 before the first write is made."""
+
+        def __init__(self) -> None:
+            self._overtaken = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.cloud_run, name)
+
+        def write_traffic(self, *arguments: Any) -> None:
+            if not self._overtaken:
+                self._overtaken = True
+                back(world, 1)
+            world.cloud_run.write_traffic(*arguments)
+
+    with pytest.raises(Conflict, match=f"newer change than going back to v2 took over: {V1} 100 %"):
+        back(world, cloud_run=Slow())
+    assert served(world) == {V1: 100}
 
 
 def test_first_version_has_nothing_before_it() -> None:
@@ -281,6 +312,11 @@ def test_cold_instance_is_waited_for(world: World) -> None:
     assert back(world)["version"] == "v2"
 
 
+def test_instance_that_answers_while_it_loads_its_model_is_enough(world: World) -> None:
+    world.predictions.behaviours[2] = Behaviour(health={"status": "loading"})
+    assert back(world)["version"] == "v2"
+
+
 @pytest.mark.parametrize(
     ("behaviour", "why"),
     [
@@ -308,7 +344,9 @@ def test_version_that_is_not_healthy_is_refused_unless_it_is_not_asked(
 
 def test_version_that_cannot_be_reached_is_refused_in_bounded_time(world: World) -> None:
     began = world.clock.now()
-    with pytest.raises(Conflict, match=r"not now.*--no-check"):
+    with pytest.raises(
+        Conflict, match=r"may still be starting.*not now.*ask again in a minute.*--no-check"
+    ):
         back(world, predictions=Down(Unavailable("not now")))
     assert (world.clock.now() - began).total_seconds() < 60
     assert served(world) == {V3: 100}
