@@ -22,6 +22,7 @@ from shared.domain.model import (
     RECONCILE,
     Lock,
     LockKind,
+    Model,
     is_tidy,
     note,
     note_drift,
@@ -30,7 +31,7 @@ from shared.domain.model import (
 )
 from shared.domain.policy import Drift
 from shared.domain.recovery import finished_unseen
-from shared.domain.traffic import difference
+from shared.domain.traffic import describe, difference
 from shared.errors import NotFound, StateIsOlder, Unavailable
 from shared.gcp.workflows import DEAD
 from shared.messages import Reconcile
@@ -163,11 +164,15 @@ def _drift(model_id: str, service: str, policy: Drift, ports: Ports) -> list[str
     """Compare what is written and what is served with what is desired, while nothing runs.
 
     A difference is recorded once, on the active version, or on the newest where none is (the
-    first was given up); the next one, once more.
+    first was given up); the next one, once more. A rollout that began on a change made by hand
+    gives that back when it is ended, and a recovery keeps a split that was shared: what is live
+    is said not to be decided, whatever the policy, until a person does.
     """
     model = ports.state.model(model_id)
     seen = ports.cloud_run.service(service)
     found = difference(model.desired, seen.written, seen.split)
+    if not found and (found := _undecided(model, ports)):
+        policy = Drift.REPORT
     if found and ports.state.model(model_id) != model:
         return []  # Something began to move it meanwhile.
     now = ports.clock.now()
@@ -185,6 +190,19 @@ def _drift(model_id: str, service: str, policy: Drift, ports: Ports) -> list[str
         return [f"drift, left to what runs now: {found}"]
     settle(model_id, service, ports, seen)
     return [f"drift, {why}"]
+
+
+def _undecided(model: Model, ports: Ports) -> str:
+    """Return how what is desired differs from the live version with all of the traffic, or ""."""
+    if model.active is None:
+        return ""
+    live = ports.state.deployment(model.active)
+    if dict(model.desired) == {live.cloud_run_revision: 100}:
+        return ""
+    return (
+        f"{describe(model.desired)} is served and desired, and {live.name} is the live version by "
+        "the documents: roll back to the one that should have all, and they agree"
+    )
 
 
 @functions_framework.http

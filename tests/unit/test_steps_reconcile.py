@@ -222,6 +222,22 @@ def test_drift_during_a_rollout_is_left_to_the_rollout() -> None:
     assert served(world) == {V1: 100}
 
 
+@pytest.mark.parametrize("drift", ["repair", "report"])
+def test_drift_that_an_ended_rollout_gave_back_is_still_said(drift: str) -> None:
+    world = two_versions(drift=drift)
+    world.cloud_run.by_hand(SERVICE, {V1: 100})
+    name = publish(world, 3)
+    advance(world, name, "check")
+    undo(AbortDeployment(deployment_id=name, execution=execution_of(world, name)), world.ports())
+    assert served(world) == {V1: 100}
+    [said] = reconcile(world)
+    assert said.startswith(f"drift, left as it is: {V1} 100 % is served and desired, and v2 is")
+    assert reconcile(world) == [said]
+    assert actions(world, NAME).count(("drift found", said.partition(": ")[2])) == 1
+    go_back(RollBack(model_id=MODEL, version=1), "ops", world.ports())
+    assert reconcile(world) == []
+
+
 def test_rollout_that_begins_while_drift_is_looked_at_is_left_alone() -> None:
     world = two_versions(drift="repair")
     world.cloud_run.by_hand(SERVICE, {V1: 100})
