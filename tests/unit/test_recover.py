@@ -370,6 +370,7 @@ def facts_of(one: Deployment) -> Deployment:
         stage_started_at=None,
         prepare_execution="",
         prepared_customers=None,
+        better_than=None,
     )
 
 
@@ -638,11 +639,15 @@ def test_whatever_happened_since_the_export_the_promises_hold_afterwards(seed: i
 
     check(world, before, older)
     assert all(split == before for split in wrote)
+    # Nothing is left to do; that a split is shared is noted once, and said every time.
+    assert [deed for deed in do(world).done if not deed.startswith("drift, left as it is")] == []
     documents_after = documents(world)
-    assert do(world).done == []
+    do(world)
     assert documents(world) == documents_after
     if world.state.model(MODEL).lock is None:
-        assert repair(MODEL, world.ports()) == []
+        # What several versions share is said until a person decides; nothing else is found.
+        decided = len(before) == 1 or world.state.model(MODEL).active is None
+        assert len(repair(MODEL, world.ports())) == (not decided)
         assert not older or world.state.model(MODEL).token > token
         name = publish(world, 500)
         made = world.state.deployment(name)
