@@ -21,7 +21,7 @@ from shared.domain.serving_metrics import (
     serving_hour,
     version_of,
 )
-from shared.errors import NotFound, PipelineError, Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.messages import CollectMetrics
 from shared.ports import MetricsPorts
 from shared.sketches import count_distinct
@@ -42,8 +42,9 @@ def collect_all(command: CollectMetrics, ports: MetricsPorts) -> dict[str, Any]:
     for model_id in ports.state.model_ids():
         try:
             written[model_id] = collect(model_id, ports)
-        except PipelineError as error:
-            failed[model_id] = str(error)
+        except Exception as error:  # the boundary of one model's collection: all are tried
+            logs.log_exception("collection failed", error, model_id=model_id)
+            failed[model_id] = f"{type(error).__name__}: {error}"
     if failed:
         raise Unavailable(
             "; ".join(f"{model_id} was not collected: {why}" for model_id, why in failed.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -149,7 +149,7 @@ class Dashboard:
             path, method=method, headers={**given, **(headers or {})}, json=json, **more
         )
 
-    def form(self, path: str, role: str = "admin", **fields: str) -> Any:
+    def form(self, path: str, role: str = "admin", **fields: str | Sequence[str]) -> Any:
         """Send a form from one of the pages, with a good token, as a person of that role."""
         client = self.app.test_client()
         token = self.signer.token(EMAILS[role])

@@ -16,18 +16,28 @@ from google.api_core.exceptions import GoogleAPICallError, RetryError
 
 from shared import wiring
 from shared.config import TRAINING_TOPIC
-from shared.domain.deployment import Deployment, Status, service_of
+from shared.domain.deployment import Deployment, service_of
 from shared.domain.model import LockKind
 from shared.domain.quality_gate import DeployWhen
 from shared.domain.rollout import Strategy
-from shared.domain.traffic import describe
-from shared.errors import InvalidRequest, NotFound, PipelineError, Unavailable
+from shared.domain.traffic import describe, version_of
+from shared.errors import InvalidRequest, NotFound, Unavailable
 from shared.messages import Deploy
 from shared.requesting import message_to_deploy
 from shared.tracing import trace_id as trace_id_of
-from turnout.calling import FunctionFailed, call
+from turnout.calling import answer_of, call
 from turnout.dashboard import Api, document_of, show_dashboard
-from turnout.output import console, errors, harmless, moment, print_json, print_table, share
+from turnout.output import (
+    FAILURES,
+    console,
+    errors,
+    harmless,
+    moment,
+    print_json,
+    print_table,
+    problem_of,
+    share,
+)
 from turnout.planning import show_plan
 from turnout.target import choose
 from turnout.traces import draw, fetch, link_of
@@ -45,8 +55,8 @@ app = typer.Typer(
         "Put a freshly trained recommendation model into production, and take it back.\n\n"
         "Without --project the commands talk to the local cloud that `turnout up` started; "
         "with --project (or TURNOUT_PROJECT) the same commands talk to Google Cloud.\n\n"
-        "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the cloud cannot be reached, "
-        "4 the deployment that was watched did not become active."
+        "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the cloud cannot be reached or cannot do "
+        "it just now (try again), 4 the deployment that was watched did not become active."
     ),
 )
 keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
@@ -355,7 +365,8 @@ def rollback(
 ) -> None:
     """Give all traffic back to an earlier version, now, even in the middle of a rollout.
 
-    A version whose revision was cleared away is deployed again from its kept artifacts.
+    A version whose revision was cleared away is deployed again from its kept artifacts: that
+    takes minutes, and this says how to follow it.
 
         turnout rollback movies --to v2 --reason "answers look odd"
 
@@ -372,7 +383,12 @@ def rollback(
     }
     if to:
         body["version"] = _version(to)
-    _answer(call("roll_back", body), as_json, "{said}")
+    done = call("roll_back", body)
+    under_way = not any(version_of(one) == done["version"] for one in done["traffic"])
+    _answer({**done, "under_way": under_way}, as_json, "{said}")
+    if under_way and not as_json:
+        follow_it = f"turnout watch {done['deployment_id']}"
+        console.print(f"That is under way and not done yet; follow it with `{follow_it}`.")
 
 
 @app.command()
@@ -453,14 +469,25 @@ def resume(
 def approve(
     context: typer.Context,
     rollout: RolloutArgument = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="The share of traffic, in percent, that it may go on from."
+        ),
+    ] = None,
     reason: Reason = NO_REASON,
     as_json: AsJson = False,
 ) -> None:
     """Let a rollout go on to its next share now, also one that waits for a person.
 
-    turnout approve movies --reason "the numbers look right to me"
+    One that waits for nobody takes the share that you saw it at, so that an approval that comes
+    late, or twice, lets no share through that nobody looked at.
+
+        turnout approve movies --reason "the numbers look right to me"
+
+        turnout approve movies --at 10 --reason "it need not bake as long"
     """
-    _say(context, "approve", rollout, reason, as_json)
+    _say(context, "approve", rollout, reason, as_json, at)
 
 
 @app.command()
@@ -499,9 +526,7 @@ def predict(
         headers={"Authorization": f"Bearer {key}"},
         timeout=60,
     )
-    body = answer.json()
-    if answer.status_code != 200:
-        raise FunctionFailed(answer.status_code, body)
+    body = answer_of(answer)
     if as_json:
         return print_json(body)
     return print_table(
@@ -632,15 +657,11 @@ def main() -> None:
     """Run a command; an error is one sentence (or a problem document) and an exit code."""
     try:
         app()
-    except PipelineError as error:
-        _complain(error.problem())
-        raise SystemExit(UNREACHABLE if isinstance(error, Unavailable) else REFUSED) from None
-    except ValueError as error:
-        _complain({"detail": str(error), "code": "invalid_request", "status": 400})
-        raise SystemExit(REFUSED) from None
-    except (GoogleAPICallError, RetryError, requests.RequestException) as error:
-        _complain({"detail": f"the cloud did not answer: {error}", "code": "unreachable"})
-        raise SystemExit(UNREACHABLE) from None
+    except FAILURES as error:
+        problem = problem_of(error)
+        _complain(problem)
+        later = problem["status"] == 429 or problem["status"] >= 500
+        raise SystemExit(UNREACHABLE if later else REFUSED) from None
 
 
 def _complain(problem: dict[str, Any]) -> None:
@@ -661,7 +682,7 @@ def _watch(deployment_id: str, as_json: bool, patience_s: float = 0.0) -> None:
         ended = last
     else:
         ended = show(wiring.state(), deployment_id)
-    if ended is None or ended.status is not Status.ACTIVE:
+    if ended is None or ended.deployed_at is None:
         raise SystemExit(NOT_ACTIVE)
 
 
@@ -735,28 +756,57 @@ def _newest(model: str | None) -> Deployment:
 def _overview(model_id: str) -> dict[str, str]:
     state = wiring.state()
     model = state.model(model_id)
-    service = wiring.cloud_run().service(service_of(model_id))
+    traffic, url = _served(service_of(model_id))
     return {
         "model_id": model_id,
         "live": state.deployment(model.active).name if model.active else "nothing yet",
-        "traffic": describe(service.split),
+        "traffic": traffic,
         "under_way": f"{model.lock.kind} of {model.lock.deployment_id}" if model.lock else "-",
-        "url": service.url,
+        "url": url,
     }
 
 
+def _served(service: str) -> tuple[str, str]:
+    """Return a service's traffic and URL; one that cannot be read hides no other model."""
+    try:
+        found = wiring.cloud_run().service(service)
+    except NotFound:
+        return "not applied yet", "-"
+    except (GoogleAPICallError, RetryError, Unavailable) as error:
+        errors.print(f"{service}: {error}", style="red", highlight=False, markup=False)
+        return "unknown", "-"
+    return describe(found.split), found.url
+
+
 def _say(
-    context: typer.Context, verb: str, rollout: str | None, reason: str, as_json: bool
+    context: typer.Context,
+    verb: str,
+    rollout: str | None,
+    reason: str,
+    as_json: bool,
+    percent: int | None = None,
 ) -> None:
-    """Send a person's word on a rollout to the REST API, which checks the role."""
+    """Send a person's word on a rollout to the REST API, which checks the role.
+
+    An approval says at which share; without `percent`, the one at which it waits for a person.
+    """
     connect(context)
     deployment_id = _rollout(rollout)
-    result = call("dashboard", {"reason": reason}, f"/api/deployments/{deployment_id}/{verb}/")
+    body: dict[str, Any] = {"reason": reason}
+    if verb == "approve":
+        body["percent"] = percent or _waits_at(deployment_id)
+    result = call("dashboard", body, f"/api/deployments/{deployment_id}/{verb}/")
     if as_json:
         return print_json(result)
     at = f"at {result['traffic_percent']} % of the traffic"
     said = {"pause": "paused", "resume": "resumed", "approve": "approved", "skip": "skipped"}
     return console.print(f"{result['name']} of {result['model_id']}, {at}: {said[verb]}")
+
+
+def _waits_at(deployment_id: str) -> int | None:
+    """Return the share of traffic at which a rollout waits for a person; None where it does not."""
+    found = wiring.state().deployment(deployment_id)
+    return found.traffic_percent if found.holding_since else None
 
 
 def _rollout(rollout: str | None) -> str:

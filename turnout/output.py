@@ -9,13 +9,28 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import requests
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.exceptions import GoogleAuthError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.errors import PipelineError
+
 # Into a file or a pipe a table may be wider than the eighty columns that rich assumes there.
 console = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
+
+FAILURES = (
+    PipelineError,
+    ValueError,
+    GoogleAPICallError,
+    RetryError,
+    GoogleAuthError,
+    requests.RequestException,
+)
+"""What a command may meet, and says in a sentence."""
 
 
 def print_json(value: Any) -> None:
@@ -32,6 +47,16 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*(Text(harmless(cell)) for cell in row))
     console.print(table)
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Return one of FAILURES as a problem document."""
+    if isinstance(error, PipelineError):
+        return error.problem()
+    if isinstance(error, ValueError):
+        return {"detail": str(error), "code": "invalid_request", "status": 400}
+    detail = f"the cloud did not answer: {error}"
+    return {"detail": detail, "code": "unreachable", "status": 503}
 
 
 def harmless(text: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from typing import Any
 
 from functions.recover import Recovery, recover
 from shared import wiring
-from shared.errors import PipelineError
-from turnout.output import console, errors, print_json
+from turnout.output import FAILURES, console, errors, harmless, print_json, problem_of
 
 
 def recover_all(models: Sequence[str], person: str, dry_run: bool, as_json: bool) -> bool:
@@ -19,23 +19,23 @@ def recover_all(models: Sequence[str], person: str, dry_run: bool, as_json: bool
     goes to stderr.
     """
     found: list[Recovery] = []
-    failed: dict[str, PipelineError] = {}
+    failed: dict[str, dict[str, Any]] = {}
     for model_id in models or wiring.state().model_ids():
         try:
             with redirect_stdout(sys.stderr):
                 found.append(recover(model_id, person, wiring.ports(), dry_run))
-        except PipelineError as error:
-            failed[model_id] = error
+        except FAILURES as error:
+            failed[model_id] = problem_of(error)
     if as_json:
-        problems = {model_id: why.problem() for model_id, why in failed.items()}
-        print_json({"dry_run": dry_run, "models": found, "failed": problems})
+        print_json({"dry_run": dry_run, "models": found, "failed": failed})
         return not failed
     for one in found:
         _say(f"{one.model_id}: {one.found}; {one.traffic}")
         for done in one.done:
             _say(f"  would: {done}" if dry_run else f"  {done}")
     for model_id, why in failed.items():
-        errors.print(f"{model_id}: {why}", style="red", highlight=False, markup=False)
+        detail = harmless(why["detail"])
+        errors.print(f"{model_id}: {detail}", style="red", highlight=False, markup=False)
     return not failed
 
 

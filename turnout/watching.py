@@ -99,8 +99,10 @@ def _lines(deployment: Deployment) -> list[Text]:
         if about := step.error or step.detail:
             lines[-1].append(f": {harmless(about)}", "red" if step.error else "dim")
     if deployment.status not in (Status.DEPLOYING, Status.ACTIVE):
+        # One that was live and was replaced since did arrive.
+        mark, style = ("-", "dim") if deployment.deployed_at else MARKS[StepState.FAILED]
         why = harmless(deployment.reason)
-        lines.append(Text(f"✗ {deployment.status.value}: {why}", "bold red"))
+        lines.append(Text(f"{mark} {deployment.status.value}: {why}", style))
     return lines
 
 

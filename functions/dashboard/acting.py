@@ -9,6 +9,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -107,18 +108,29 @@ class Actions:
         self._note(model_id, who, "deploy asked", f"run {asked.training_run}", deployment_id)
         return DeploymentRequested(**answer)
 
-    def roll_back(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> str:
+    def roll_back(
+        self,
+        deployment_id: str,
+        why: str,
+        who: Who,
+        if_match: str | None = None,
+        check: bool = True,
+    ) -> str:
         """Give all traffic to this version now, over any rollout; Changed where it changed.
 
-        Returns the id of what takes the traffic: another deployment's where this one's
-        revision is gone, so that its artifacts are deployed again.
+        `check` asks first whether it is ready and healthy. Returns the id of what takes the
+        traffic: another deployment's where this one's revision is gone, so that its artifacts
+        are deployed again.
         """
         deployment = self._ports.state.deployment(deployment_id)
         command = RollBack(
-            model_id=deployment.model_id, version=deployment.version, reason=why or NO_REASON
+            model_id=deployment.model_id,
+            version=deployment.version,
+            check=check,
+            reason=why or NO_REASON,
         )
-        check = _unchanged(deployment_id, if_match)
-        done = rolling_back.go_back(command, who.email, self._ports, who.source, check)
+        unchanged = _unchanged(deployment_id, if_match)
+        done = rolling_back.go_back(command, who.email, self._ports, who.source, unchanged)
         return str(done["deployment_id"])
 
     def cancel(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> None:
@@ -135,9 +147,16 @@ class Actions:
         """Let a paused rollout go on."""
         self._say(moves.resume, deployment_id, why, who, if_match)
 
-    def approve(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> None:
-        """Let a rollout go on to its next stage now."""
-        self._say(moves.approve, deployment_id, why, who, if_match)
+    def approve(
+        self,
+        deployment_id: str,
+        why: str,
+        who: Who,
+        if_match: str | None = None,
+        percent: int | None = None,
+    ) -> None:
+        """Let a rollout go on to its next stage now; `percent` is the share that they saw."""
+        self._say(partial(moves.approve, percent=percent), deployment_id, why, who, if_match)
 
     def skip(self, deployment_id: str, why: str, who: Who, if_match: str | None = None) -> None:
         """Let a rollout go on to all of the traffic now."""

@@ -14,10 +14,12 @@ from flask_openapi.models.request_body import RequestBody
 from flask_openapi.openapi import OpenAPI
 from pydantic import BaseModel
 
+from functions.dashboard.acting import Actions
 from functions.dashboard.context import actions, reader
 from functions.dashboard.identity import needs, who
 from functions.dashboard.schemas import (
     AnyMessage,
+    Approval,
     Comparison,
     CreateDeployment,
     CreateKey,
@@ -43,6 +45,7 @@ from functions.dashboard.schemas import (
     Repeating,
     RunPage,
     Unchanged,
+    WayBack,
     WhichRun,
     Why,
 )
@@ -213,40 +216,42 @@ def get_metrics(path: OfDeployment, query: LastHours) -> flask.Response:
     return _json(reader().metrics(path.deploy_id, query.hours))
 
 
-def _act(verb: str, summary: str, act: Callable[..., str | None]) -> None:
+def _act(verb: str, summary: str, act: Callable[..., str | None], kind: type[Why] = Why) -> None:
     """Add POST /deployments/{deploy_id}/`verb`/, which answers with the deployment after it.
 
-    `act` may return another deployment's id, to answer with that one.
+    `act` may return another deployment's id, to answer with that one. What the body, of that
+    `kind`, says beside the reason goes to it by its name.
     """
 
-    @needs("deployer")
-    @typed
     def view(path: OfDeployment, header: Unchanged, body: Why) -> flask.Response:
-        other = act(actions(), path.deploy_id, body.reason, who(), _etag(header.if_match))
+        more = body.model_dump(exclude={"reason"})
+        other = act(actions(), path.deploy_id, body.reason, who(), _etag(header.if_match), **more)
         return _deployment(other or path.deploy_id)
 
     view.__name__ = f"{verb}_deployment"
+    view.__annotations__["body"] = kind
     blueprint.post(
         f"/deployments/<deploy_id>/{verb}/",
         summary=summary,
         description="Takes the role deployer.",
         request_body=RequestBody.model_validate(
-            {"content": {"application/json": {"schema": _reference(Why)}}, "required": False}
+            {"content": {"application/json": {"schema": _reference(kind)}}, "required": False}
         ),
         responses={200: _tagged("The deployment afterwards."), **problems(404, 409, 412, 413, 415)},
-    )(view)
+    )(needs("deployer")(typed(view)))
 
 
 _act(
     "rollback",
     "Rollback to this version: all traffic, at once; deployed again where its revision is gone",
-    lambda do, *what: do.roll_back(*what),
+    Actions.roll_back,
+    WayBack,
 )
-_act("cancel", "Stop a rollout that runs or waits", lambda do, *what: do.cancel(*what))
-_act("pause", "Keep a rollout at its stage", lambda do, *what: do.pause(*what))
-_act("resume", "Let a paused rollout go on", lambda do, *what: do.resume(*what))
-_act("approve", "Let a rollout go on to its next stage now", lambda do, *what: do.approve(*what))
-_act("skip", "Let a rollout go on to all of the traffic now", lambda do, *what: do.skip(*what))
+_act("cancel", "Stop a rollout that runs or waits", Actions.cancel)
+_act("pause", "Keep a rollout at its stage", Actions.pause)
+_act("resume", "Let a paused rollout go on", Actions.resume)
+_act("approve", "Let a rollout go on to its next stage now", Actions.approve, Approval)
+_act("skip", "Let a rollout go on to all of the traffic now", Actions.skip)
 
 
 @blueprint.get("/models/<model_id>/api-keys/", responses={200: KeyList, **problems(404)})

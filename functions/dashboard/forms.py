@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 
@@ -100,7 +101,9 @@ def ask_rollback(deployment_id: str) -> flask.Response:
 def rollback(deployment_id: str) -> flask.Response:
     """Go back to this version, unless it changed since the question was read."""
     etag = flask.request.form.get("etag")
-    takes_over = actions().roll_back(deployment_id, _reason(), who(), etag)
+    # A box that is not ticked sends nothing, so a field of the same name comes before it.
+    check = flask.request.form.getlist("check") != ["no"]
+    takes_over = actions().roll_back(deployment_id, _reason(), who(), etag, check)
     found = reader().deployment(takes_over)
     if found.status is Status.DEPLOYING:
         return send_on("pages.deployment", deployment_id=found.id)
@@ -160,8 +163,8 @@ def resume(deployment_id: str) -> flask.Response:
 @blueprint.post("/deployments/<deployment_id>/approve")
 @needs("deployer")
 def approve(deployment_id: str) -> flask.Response:
-    """Let a rollout go on to its next share now."""
-    actions().approve(deployment_id, _reason(), who())
+    """Let a rollout go on to its next share now, unless it did since the page was read."""
+    actions().approve(deployment_id, _reason(), who(), percent=_percent())
     return send_on("pages.deployment", deployment_id=deployment_id)
 
 
@@ -185,6 +188,14 @@ def skip(deployment_id: str) -> flask.Response:
     """Let a rollout go on to all of the traffic now."""
     actions().skip(deployment_id, _reason(), who())
     return send_on("pages.deployment", deployment_id=deployment_id)
+
+
+def _percent() -> int | None:
+    """Return the share of traffic that the page showed; None where it says nothing of it."""
+    text = flask.request.form.get("percent")
+    if text is not None and not re.fullmatch("[0-9]{1,3}", text):
+        raise InvalidRequest("percent: must be a whole number")
+    return None if text is None else int(text)
 
 
 def _reason() -> str:

@@ -10,7 +10,6 @@ from functions.dashboard.context import actions, reader
 from functions.dashboard.identity import needs, who
 from functions.dashboard.rendering import answer_page, blueprint, send_on
 from functions.dashboard.schemas import CreateKey, NewKeyView
-from shared.errors import NotFound
 from shared.messages import explain
 
 TYPED = ("name", "days", "requests_per_minute")
@@ -68,15 +67,12 @@ def create_key(model_id: str) -> flask.Response:
 @needs("admin")
 def ask_revoke(model_id: str, key_id: str) -> flask.Response:
     """Ask before a key is revoked, by its name."""
-    key = next((one for one in reader().keys(model_id).items if one.id == key_id), None)
-    if key is None:
-        raise NotFound(f"{model_id!r} has no such key")
     return answer_page(
         "revoke.html",
         place="revoke",
         model_id=model_id,
         model=reader().model(model_id),
-        key=key,
+        key=reader().key(model_id, key_id),
     )
 
 

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+
 from functions.dashboard.records import Records
 from functions.dashboard.schemas import (
     Comparison,
@@ -18,6 +20,7 @@ from functions.dashboard.schemas import (
     EventPage,
     HealthView,
     KeyList,
+    KeyView,
     MetricsView,
     ModelList,
     ModelView,
@@ -39,9 +42,10 @@ from functions.dashboard.views import (
     traffic_view,
 )
 from functions.planning import plan
+from shared import logs
 from shared.domain.deployment import Deployment, Status, service_of
 from shared.domain.model import LockKind, Model, previous
-from shared.errors import NotFound, PipelineError
+from shared.errors import NotFound, PipelineError, Unavailable
 from shared.messages import ModelDeclaration, Policy
 from shared.ports import Ports
 
@@ -92,7 +96,7 @@ class Reader:
         return ModelView(
             model_id=model_id,
             service=service_of(model_id),
-            endpoint_url=endpoint_url,
+            endpoint_url=endpoint_url or (live.endpoint_url if live else ""),
             live=shown(model.active),
             live_run=run_view(run, _live(declaration.policy, live)) if run else None,
             under_way=under_way if under_way and under_way.status is Status.DEPLOYING else None,
@@ -203,6 +207,13 @@ class Reader:
         now = self._ports.clock.now()
         return KeyList(items=[key_view(key, now) for key in self._records.keys(model_id)])
 
+    def key(self, model_id: str, key_id: str) -> KeyView:
+        """Return one of a model's keys; NotFound where it has none of that id."""
+        key = self._records.key(key_id)
+        if key["model_id"] != model_id:
+            raise NotFound(f"{model_id!r} has no such key")
+        return key_view(key, self._ports.clock.now())
+
     def health(self, model_id: str) -> HealthView:
         """Ask the live service's /health now; what does not answer is unhealthy, not an error."""
         self._declared(model_id)
@@ -262,6 +273,12 @@ class Reader:
             view = self._ports.cloud_run.service(service)
         except NotFound:
             return "", {}  # declared, and not yet applied
+        except (GoogleAPICallError, RetryError, Unavailable) as error:
+            # One region that is away: what the documents say is shown, the traffic is not known.
+            logs.log(
+                "service could not be read", severity="WARNING", service=service, error=str(error)
+            )
+            return "", {}
         return view.url, view.split
 
     def _since(self, hours: int) -> datetime:

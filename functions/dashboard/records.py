@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from google.api_core.exceptions import AlreadyExists
@@ -21,6 +22,8 @@ from shared.errors import NotFound, Refused
 from shared.gcp.firestore import in_transaction, plain
 
 KEYS_LISTED_AT_MOST = 200
+HEALTH_CHECK = "check_health"
+"""Who makes the keys of `functions.check_health`."""
 HOURS_AT_MOST = 2000
 REMEMBERED_FOR = timedelta(days=1)
 
@@ -117,14 +120,24 @@ class Records:
         return {"id": key_id, **(found.to_dict() or {})}
 
     def keys(self, model_id: str) -> list[dict[str, Any]]:
-        """Return a model's newest 200 keys, each with its `id`."""
-        query = (
-            self._client.collection("api_keys")
-            .where(filter=firestore.FieldFilter("model_id", "==", model_id))
-            .order_by("created_at", direction=firestore.Query.DESCENDING)
-            .limit(KEYS_LISTED_AT_MOST)
+        """Return a model's keys, newest first, each with its `id`.
+
+        At most 200 that were not revoked, however old they are, and those of the newest 200.
+        The health checks' own, one for each deployment and revoked at its end, are left out.
+        """
+        of_model = self._client.collection("api_keys").where(
+            filter=firestore.FieldFilter("model_id", "==", model_id)
         )
-        return [{"id": found.id, **(found.to_dict() or {})} for found in query.stream()]
+        newest = of_model.order_by("created_at", direction=firestore.Query.DESCENDING)
+        # Two equalities need no index of their own.
+        valid = of_model.where(filter=firestore.FieldFilter("is_active", "==", True))
+        found = {
+            one.id: {"id": one.id, **(one.to_dict() or {})}
+            for query in (newest, valid)
+            for one in query.limit(KEYS_LISTED_AT_MOST).stream()
+        }
+        listed = [key for key in found.values() if key["created_by"] != HEALTH_CHECK]
+        return sorted(listed, key=itemgetter("created_at"), reverse=True)
 
     def create_key(self, made: tuple[str, dict[str, Any]], event: Event) -> None:
         """Store a key and its event together; a repeat of the same key changes nothing."""

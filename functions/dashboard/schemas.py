@@ -467,6 +467,22 @@ class Why(Body):
     reason: Line = ""
 
 
+class WayBack(Why):
+    """Why somebody goes back; `check` asks first whether that version is ready and healthy."""
+
+    check: bool = True
+
+
+class Approval(Why):
+    """Why somebody approves; `percent` is the share of traffic that they saw.
+
+    Where it is at another by now the answer is 409. Without it only a rollout that waits for a
+    person (`holding_since`) can be approved.
+    """
+
+    percent: Percent | None = None
+
+
 class CreateKey(Body):
     """A key for the prediction API; `days` until it expires, none for never.
 

@@ -245,12 +245,32 @@ def resume(
 
 
 def approve(
-    book: Book, deployment_id: str, at: datetime, actor: str, reason: str, source: str = ""
+    book: Book,
+    deployment_id: str,
+    at: datetime,
+    actor: str,
+    reason: str,
+    source: str = "",
+    percent: int | None = None,
 ) -> Deployment:
-    """Let the rollout go on to its next stage now. A repeat within a stage changes nothing."""
+    """Let the rollout go on to its next stage now. A repeat within a stage changes nothing.
+
+    `percent` is the share of traffic that the person saw: Conflict where it is another by now,
+    so that a second approval, or a late one, is no word on a stage that nobody looked at.
+    Without it only a stage that waits for a person can be meant.
+    """
     deployment = book.deployment(deployment_id)
     if deployment.stage_started_at is None:
         raise Conflict(f"{deployment_id!r} has no traffic yet: there is no stage to approve")
+    holds(book, deployment)
+    is_at = f"{deployment_id!r} is at {deployment.traffic_percent} %"
+    if percent is None and deployment.holding_since is None:
+        raise Conflict(
+            f"{is_at} and waits for nobody; to let it go on early, say what it is at "
+            f"(--at {deployment.traffic_percent}; in the API, `percent`)"
+        )
+    if percent not in (None, deployment.traffic_percent):
+        raise Conflict(f"{is_at} by now, not at {percent} %; nothing was approved: look again")
     said = replace(deployment, paused=False, approved=True)
     return _say(book, deployment, said, "approved", at, actor, reason, source)
 

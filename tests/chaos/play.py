@@ -344,10 +344,13 @@ class Play:
         if not self.lock:
             return
         deployment_id, now = self.lock.deployment_id, self.world.clock.now()
+        seen = self.world.state.deployment(deployment_id)
+        at = {"percent": seen.traffic_percent} if word is approve else {}
         self._asked(
             word.__name__,
             lambda: self.ports.state.change(
-                MODEL, lambda book: word(book, deployment_id, now, "ops@example.com", "to see")
+                MODEL,
+                lambda book: word(book, deployment_id, now, "ops@example.com", "to see", **at),
             ),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,17 +168,17 @@ def test_hour_without_measurements_is_no_zero(hour: RevisionHour) -> None:
 
 
 class Measurements:
-    """What Cloud Run measured, by service; away for the services in `away`."""
+    """What Cloud Run measured, by service; `away` says what asking for one raises."""
 
     def __init__(self) -> None:
         self.of: dict[str, list[RevisionHour]] = {}
-        self.away: set[str] = set()
+        self.away: dict[str, Exception] = {}
         self.asked: list[tuple[str, datetime, datetime]] = []
 
     def hours(self, service: str, begin: datetime, until: datetime) -> list[RevisionHour]:
         self.asked.append((service, begin, until))
         if service in self.away:
-            raise Unavailable("Cloud Monitoring did not answer")
+            raise self.away[service]
         return self.of.get(service, [])
 
 
@@ -282,8 +283,19 @@ def test_requests_of_the_empty_v0_or_an_unknown_version_belong_to_nobody(world: 
     assert world.collect("movies") == {"movies": 0}
 
 
-def test_one_model_that_fails_keeps_no_other_waiting_and_is_reported(world: World) -> None:
-    world.measurements.away = {"model-serving-books"}
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Unavailable("Cloud Monitoring did not answer"),
+        ServiceUnavailable("away"),
+        ValueError("1 validation error for ModelDeclaration"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_one_model_that_fails_keeps_no_other_waiting_and_is_reported(
+    world: World, fault: Exception
+) -> None:
+    world.measurements.away = {"model-serving-books": fault}
     world.measurements.of["model-serving-movies"] = [measured(two=5)]
     with pytest.raises(Unavailable, match="books was not collected"):
         world.collect()

@@ -11,11 +11,13 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import ServiceUnavailable
+from google.api_core.exceptions import RetryError, ServiceUnavailable
 
 from shared.domain.announcement import decode
 from shared.domain.deployment import Deployment, Status, Step, StepName, StepState
+from shared.errors import Unavailable
 from tests.dashboards import EMAILS, METRICS, MODEL, NOW, Dashboard, firestore_here
+from tests.fakes import Behaviour
 
 
 @pytest.fixture
@@ -145,8 +147,9 @@ class TestActing:
         live = dashboard.live(41)
         rolling = dashboard.rolling(42)
         for verb in ("pause", "resume", "approve", "skip", "cancel"):
+            body = {"reason": "because"} | ({"percent": 10} if verb == "approve" else {})
             answer = dashboard.ask(
-                "POST", f"/api/deployments/{rolling.id}/{verb}/", "deployer", {"reason": "because"}
+                "POST", f"/api/deployments/{rolling.id}/{verb}/", "deployer", body
             )
             assert answer.status_code == 200
         assert answer.json["status"] == "cancelled"
@@ -194,6 +197,41 @@ class TestActing:
         assert answer.status_code == 200
         assert (answer.json["skipped"], answer.json["paused"]) == (True, False)
 
+    @pytest.mark.parametrize("body", [{"percent": 50}, {}, {"percent": None}])
+    def test_approval_of_another_share_than_the_present_one_is_refused(
+        self, dashboard: Dashboard, body: dict[str, Any]
+    ) -> None:
+        dashboard.live(41)
+        rolling = dashboard.rolling(42, percent=10)
+        path = f"/api/deployments/{rolling.id}/"
+        answer = dashboard.ask("POST", f"{path}approve/", "deployer", body)
+        assert (answer.status_code, answer.json["code"]) == (409, "conflict")
+        assert "is at 10 %" in answer.json["detail"]
+        assert dashboard.state.deployment(rolling.id) == rolling
+        assert dashboard.ask("POST", f"{path}approve/", json={"percent": 10.0}).status_code == 200
+        assert dashboard.state.deployment(rolling.id).approved
+
+    @pytest.mark.parametrize("share", [0, 101, "10", 10.5])
+    def test_approval_of_no_share_is_refused_by_name(
+        self, dashboard: Dashboard, share: Any
+    ) -> None:
+        dashboard.live(41)
+        rolling = dashboard.rolling(42)
+        path = f"/api/deployments/{rolling.id}/approve/"
+        answer = dashboard.ask("POST", path, json={"percent": share})
+        assert (answer.status_code, "percent" in answer.json["detail"]) == (400, True)
+
+    def test_rollback_asks_the_version_first_unless_it_is_told_not_to(
+        self, dashboard: Dashboard
+    ) -> None:
+        first = sick(dashboard)
+        path = f"/api/deployments/{first.id}/rollback/"
+        refused = dashboard.ask("POST", path, "deployer", {"reason": "worse"})
+        assert refused.status_code == 409
+        assert not dashboard.ask("GET", f"/api/deployments/{first.id}/").json["is_live"]
+        done = dashboard.ask("POST", path, "deployer", {"reason": "worse", "check": False})
+        assert (done.status_code, done.json["is_live"]) == (200, True)
+
     def test_rollback_moves_the_traffic_and_the_statuses(self, dashboard: Dashboard) -> None:
         first = dashboard.live(41)
         dashboard.live(42)
@@ -231,11 +269,12 @@ class TestActing:
         seen = dashboard.ask("GET", path).headers["ETag"]
         touch(dashboard, asked)
         before = dashboard.model()
-        answer = dashboard.ask("POST", f"{path}{verb}/", headers={"If-Match": seen})
+        body = {"percent": 10} if verb == "approve" else None
+        answer = dashboard.ask("POST", f"{path}{verb}/", json=body, headers={"If-Match": seen})
         assert (answer.status_code, answer.json["code"]) == (412, "changed")
         assert dashboard.model() == before
         present = dashboard.ask("GET", path).headers["ETag"]
-        answer = dashboard.ask("POST", f"{path}{verb}/", headers={"If-Match": present})
+        answer = dashboard.ask("POST", f"{path}{verb}/", json=body, headers={"If-Match": present})
         assert answer.status_code == 200
 
     def test_weak_entity_tag_never_matches_and_a_star_always_does(
@@ -247,6 +286,30 @@ class TestActing:
         weak = dashboard.ask("POST", f"{path}pause/", headers={"If-Match": f"W/{present}"})
         star = dashboard.ask("POST", f"{path}pause/", headers={"If-Match": "*"})
         assert (weak.status_code, star.status_code) == (412, 200)
+
+
+class PartlyAway:
+    """Cloud Run, of which one service cannot be read."""
+
+    def __init__(self, behind: Any, service: str, fault: Exception) -> None:
+        self._behind, self._service, self._fault = behind, service, fault
+
+    def service(self, name: str) -> Any:
+        if name == self._service:
+            raise self._fault
+        return self._behind.service(name)
+
+
+def sick(dashboard: Dashboard) -> Deployment:
+    """Return v1, which v2 replaced and whose own URL answers that it is not healthy."""
+    first = dashboard.live(41)
+    dashboard.live(42)
+    service = dashboard.cloud_run.services[first.config.service]
+    service.tags[first.tag] = first.cloud_run_revision
+    dashboard.cloud_run.by_hand(first.config.service, service.split)
+    predictions: Any = dashboard.ports.predictions
+    predictions.behaviours[41] = Behaviour(health_status=503)
+    return first
 
 
 def touch(dashboard: Dashboard, deployment: Deployment) -> None:
@@ -436,6 +499,29 @@ class TestReading:
         found = dashboard.ask("GET", f"/api/models/{MODEL}/").json
         assert (found["live"]["name"], found["rollback_target"]["name"]) == ("v2", "v1")
 
+    @pytest.mark.parametrize(
+        "fault", [ServiceUnavailable("away"), RetryError("away", None), Unavailable("away")]
+    )
+    def test_service_that_cannot_be_read_hides_neither_its_model_nor_the_others(
+        self, dashboard: Dashboard, fault: Exception
+    ) -> None:
+        dashboard.live(41)
+        dashboard.declare("books")
+        dashboard.live(7, "books")
+        partly: Any = PartlyAway(dashboard.cloud_run, "model-serving-books", fault)
+        dashboard.ports = replace(dashboard.ports, cloud_run=partly)
+        dashboard.app = dashboard.another()
+        found = dashboard.ask("GET", "/api/models/").json["items"]
+        assert {one["model_id"]: one["traffic"] != [] for one in found} == {
+            "books": False,
+            MODEL: True,
+        }
+        overview = dashboard.ask("GET", "/")
+        assert overview.status_code == 200
+        assert "How traffic is divided is not known just now." in overview.get_data(as_text=True)
+        model = dashboard.ask("GET", "/api/models/books/").json
+        assert model["endpoint_url"] == "https://model-serving-books.test"
+
     def test_health_check_of_what_does_not_answer_is_unhealthy_and_no_error(
         self, dashboard: Dashboard
     ) -> None:
@@ -510,6 +596,34 @@ class TestKeys:
             for event in dashboard.ask("GET", f"/api/models/{MODEL}/audit/").json["items"]
         ]
         assert actions.count("key revoked") == 1, "the repeat changed nothing"
+
+    def test_keys_of_health_checks_push_no_application_off_the_page(
+        self, dashboard: Dashboard
+    ) -> None:
+        made = dashboard.ask("POST", f"/api/models/{MODEL}/api-keys/", json={"name": "shop"}).json
+        keys = dashboard.client.collection("api_keys")
+        document = keys.document(made["id"]).get().to_dict() or {}
+        writer = dashboard.client.batch()
+        for number in range(201):
+            of_check = {
+                "name": f"health check of v{number}",
+                "created_by": "check_health",
+                "created_at": NOW + timedelta(minutes=number + 1),
+                # One was left by a check that died.
+                "is_active": number == 0,
+            }
+            writer.set(keys.document(f"{number:064x}"), document | of_check)
+        writer.commit()
+        listed = dashboard.ask("GET", f"/api/models/{MODEL}/api-keys/").json["items"]
+        assert [one["name"] for one in listed] == ["shop"]
+        page = f"/models/{MODEL}/keys/{made['id']}/revoke"
+        assert "shop" in dashboard.ask("GET", page).get_data(as_text=True)
+
+    def test_key_is_revoked_from_its_own_models_page_only(self, dashboard: Dashboard) -> None:
+        dashboard.declare("books")
+        made = dashboard.ask("POST", f"/api/models/{MODEL}/api-keys/", json={"name": "shop"}).json
+        for page in (f"/models/books/keys/{made['id']}", f"/models/{MODEL}/keys/{'0' * 64}"):
+            assert dashboard.ask("GET", f"{page}/revoke").status_code == 404
 
     def test_limit_of_new_keys_holds_across_instances(self, dashboard: Dashboard) -> None:
         instances = [dashboard.app, dashboard.another()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 
 import pytest
 from google.cloud import firestore
@@ -13,6 +14,7 @@ from functions.dashboard.settings import Tools
 from shared import wiring
 from shared.domain.deployment import Status, Step, StepName, StepState
 from tests.dashboards import MODEL, NOW, SETTINGS, Dashboard, firestore_here
+from tests.unit.test_dashboard_api import sick
 
 EMPTY = "empty"
 PREPARED = "671 customers' answers prepared (top 20), 1 task, 3.2 s"
@@ -117,3 +119,47 @@ def test_refused_model_is_told_with_its_reason_and_what_to_do(dashboard: Dashboa
     shown = page(dashboard, f"/deployments/{MODEL}-43-auto")
     assert REFUSED in shown
     assert "export it as the reason asks" in shown
+
+
+def test_approval_is_of_the_share_that_the_page_showed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with firestore_here(tmp_path, monkeypatch) as client:
+        dashboard = Dashboard(client)
+        dashboard.declare()
+        dashboard.live(41)
+        rolling = dashboard.rolling(42, percent=10)
+        path = f"/deployments/{rolling.id}"
+        hidden = '<input type="hidden" name="percent" value="{}"><button id="approve"'
+        assert hidden.format(10) in page(dashboard, path)
+        moved = replace(rolling, traffic_percent=50)
+        dashboard.state.change(MODEL, lambda book: book.put(moved))
+        late = dashboard.form(f"{path}/approve", "deployer", percent="10")
+        assert late.status_code == 409
+        assert "is at 50 % by now, not at 10 %" in unescape(late.get_data(as_text=True))
+        for percent, status in (("ten", 400), ("1e1", 400), ("-50", 400), ("5000", 400)):
+            answer = dashboard.form(f"{path}/approve", "deployer", percent=percent)
+            assert (percent, answer.status_code) == (percent, status)
+        assert dashboard.state.deployment(rolling.id) == moved
+        assert hidden.format(50) in page(dashboard, path)
+        assert dashboard.form(f"{path}/approve", "deployer", percent="50").status_code == 303
+        assert dashboard.state.deployment(rolling.id).approved
+
+
+def test_rollback_leaves_the_check_out_only_where_the_box_is_not_ticked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with firestore_here(tmp_path, monkeypatch) as client:
+        dashboard = Dashboard(client)
+        dashboard.declare()
+        first = sick(dashboard)
+        path = f"/deployments/{first.id}/rollback"
+        asked = page(dashboard, path)
+        assert '<input type="hidden" name="check" value="no">' in asked
+        assert 'type="checkbox" id="check" name="check" value="yes" checked' in asked
+        for ticked in ({"check": ["no", "yes"]}, {}):
+            refused = dashboard.form(path, "deployer", **ticked)
+            assert refused.status_code == 409
+            assert "not healthy" in unescape(refused.get_data(as_text=True))
+        assert dashboard.form(path, "deployer", check="no").status_code == 303
+        assert dashboard.model().active == first.id

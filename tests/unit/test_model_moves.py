@@ -442,10 +442,36 @@ def test_word_is_kept_until_the_next_stage_and_a_repeat_is_recorded_once(books: 
     for _ in range(2):
         assert books.do(pause, name, NOW, "ops", "look first").paused
     assert not books.do(resume, name, NOW, "ops", "fine").paused
-    approved = books.do(approve, name, NOW, "ops", "go")
-    assert approved.approved
+    for _ in range(2):
+        assert books.do(approve, name, NOW, "ops", "go", "", 10).approved
     assert books.actions(1)[-3:] == ["paused", "resumed", "approved"]
     assert not books.shift(1, 50).approved
+
+
+def test_approval_of_a_share_that_is_past_is_no_word_on_the_next(books: Books) -> None:
+    books.enter(1)
+    books.claim(1)
+    books.make_healthy(1)
+    books.shift(1, 10)
+    name = f"{MODEL}-1-auto"
+    books.do(approve, name, NOW, "anna", "go", "", 10)
+    books.shift(1, 50)
+    with pytest.raises(Conflict, match="is at 50 % by now, not at 10 %"):
+        books.do(approve, name, NOW, "bert", "go", "", 10)
+    assert not books.get(1).approved
+    assert books.do(approve, name, NOW, "bert", "go", "", 50).approved
+
+
+def test_approval_without_a_share_means_a_stage_that_waits_for_a_person(books: Books) -> None:
+    books.enter(1)
+    books.claim(1)
+    books.make_healthy(1)
+    baking = books.shift(1, 10)
+    with pytest.raises(Conflict, match=r"waits for nobody.*--at 10"):
+        books.do(approve, baking.id, NOW, "ops", "go")
+    assert not books.get(1).approved
+    books.do(lambda book: book.put(replace(baking, holding_since=NOW)))
+    assert books.do(approve, baking.id, NOW, "ops", "go").approved
 
 
 def test_stage_that_has_not_begun_cannot_be_approved(books: Books) -> None:

@@ -63,7 +63,8 @@ def ask(world: World, name: str = NAME, **given: str) -> Any:
 
 def say(world: World, word: Any) -> None:
     now = world.clock.now()
-    world.state.change(MODEL, lambda book: word(book, NAME, now, "ops", "to see"))
+    at = {"percent": found(world).traffic_percent} if word is approve else {}
+    world.state.change(MODEL, lambda book: word(book, NAME, now, "ops", "to see", **at))
 
 
 def serve(world: World, minutes: int = 1, errors: int = 0, requests: int = 60, **more: Any) -> None:

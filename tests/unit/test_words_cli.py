@@ -88,12 +88,34 @@ def test_words_of_a_deployer_are_kept_with_the_verified_name_and_the_reason(
 
     assert console.say("resume", console.rolling.id).returncode == 0
     assert not console.now().paused
-    approved = console.say("approve", MODEL, "--json")
+    approved = console.say("approve", MODEL, "--at", "10", "--json")
     assert json.loads(approved.stdout)["id"] == console.rolling.id
     assert console.now().approved
     assert console.say("skip", MODEL).returncode == 0
     assert console.now().skipped
     assert console.last_event().action == "skipped"
+
+
+def test_approval_names_the_share_unless_the_rollout_waits_for_a_person(console: Console) -> None:
+    baking = console.now()
+    said = console.say("approve", MODEL)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "is at 10 % and waits for nobody" in " ".join(said.stderr.split())
+    assert "--at 10" in " ".join(said.stderr.split())
+    assert console.now() == baking
+
+    held = replace(baking, holding_since=baking.stage_started_at)
+    console.dashboard.state.change(MODEL, lambda book: book.put(held))
+    said = console.say("approve", MODEL)
+    assert said.stdout.strip() == "v2 of movies, at 10 % of the traffic: approved"
+
+    # Somebody's approval, or one's own that was slow to answer, was heard meanwhile.
+    moved = replace(baking, traffic_percent=50)
+    console.dashboard.state.change(MODEL, lambda book: book.put(moved))
+    said = console.say("approve", MODEL, "--at", "10")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "is at 50 % by now, not at 10 %" in " ".join(said.stderr.split())
+    assert console.now() == moved
 
 
 def test_word_of_a_viewer_is_refused_and_changes_nothing(console: Console) -> None:
