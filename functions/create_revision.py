@@ -10,10 +10,10 @@ import functions_framework
 from flask.typing import ResponseReturnValue
 
 from functions.entry import respond
-from functions.steps import CONFLICTS_AT_MOST, apply_traffic, edit, step
+from functions.steps import apply_traffic, edit, step, tries
 from shared import logs
 from shared.domain.deployment import Deployment, StepName
-from shared.errors import RevisionFailed, RevisionNotReady, TrafficNotApplied
+from shared.errors import RevisionFailed, RevisionNotReady
 from shared.messages import CreateRevision
 from shared.ports import Ports, RevisionView, Stale
 from shared.wiring import ports
@@ -31,8 +31,7 @@ def create(command: CreateRevision, ports: Ports) -> dict[str, Any]:
     with step(command, StepName.CONFIGURE_SERVICE, ports) as (deployment, recorder):
         deployment = edit(command, ports, _named)
         service, revision = deployment.config.service, deployment.cloud_run_revision
-        if ports.cloud_run.revision(service, revision) is None:
-            _write_template(deployment, ports)
+        _write_template(deployment, ports)
         recorder.detail = f"{service}: {revision} at 0 %"
     with step(command, StepName.DEPLOY_REVISION, ports) as (deployment, recorder):
         _wait_until_ready(deployment, ports)
@@ -57,22 +56,26 @@ def _named(deployment: Deployment) -> Deployment:
 
 
 def _write_template(deployment: Deployment, ports: Ports) -> None:
-    for _ in range(CONFLICTS_AT_MOST):
-        seen = ports.cloud_run.service(deployment.config.service)
+    """Write it unless its revision is there: made by an earlier try, maybe unknown to it."""
+    service, revision = deployment.config.service, deployment.cloud_run_revision
+    for refusals in tries(service, "the template", deployment.token, ports):
+        if ports.cloud_run.revision(service, revision) is not None:
+            return
+        seen = ports.cloud_run.service(service)
         if not seen.names_all:
-            # A template update moves whatever LATEST serves: pin it by name first. Asked of the
-            # very service that is written over, so that its etag guards the answer.
-            apply_traffic(seen.name, deployment.model_id, deployment.token, ports)
-            last = "the traffic went back to LATEST"
+            # A template update moves whatever LATEST serves: pin it by name first.
+            seen = apply_traffic(seen.name, deployment.model_id, deployment.token, ports)
+        # Asked of the very service that is written over, so that its etag guards the answer.
+        if not seen.names_all:
+            refusals.append("the traffic went back to LATEST")
             continue
         try:
-            ports.cloud_run.write_template(seen, deployment, deployment.cloud_run_revision)
+            ports.cloud_run.write_template(seen, deployment, revision)
         except Stale as conflict:
-            logs.log("template write conflicted", revision=deployment.cloud_run_revision)
-            last = str(conflict)
+            logs.log("template write conflicted", revision=revision)
+            refusals.append(str(conflict))
             continue
         return
-    raise TrafficNotApplied(deployment.config.service, "the template", last, 0)
 
 
 def _wait_until_ready(deployment: Deployment, ports: Ports) -> None:

@@ -11,13 +11,18 @@ from typing import Any, TypeVar
 
 import flask
 from flask.typing import ResponseReturnValue
-from google.api_core.exceptions import TooManyRequests
+from google.api_core.exceptions import (
+    Forbidden,
+    GoogleAPICallError,
+    TooManyRequests,
+    Unauthorized,
+)
 from opentelemetry.trace import Span, Status, StatusCode
 
 from functions.announce import announce_own
 from shared import logs, tracing, wiring
 from shared.domain.deployment import Deployment
-from shared.errors import InvalidRequest, PipelineError, QuotaExceeded
+from shared.errors import InvalidRequest, PipelineError, QuotaExceeded, Refused, told
 from shared.messages import Message, RollBack, parse
 from shared.ports import State
 
@@ -100,7 +105,7 @@ def _answer(
     function = kind.__name__
     try:
         command = parse(kind, _body(request))
-        result = _within_quota(lambda: use_case(command))
+        result = _allowed(lambda: use_case(command))
     except PipelineError as error:
         if error.http_status >= 500:
             logs.log_problem("step refused", error.problem(), function=function)
@@ -110,20 +115,28 @@ def _answer(
         return _json(error.problem(), error.http_status, "application/problem+json")
     except Exception as error:  # the boundary of the function: logged, answered as a 500
         logs.log_exception("step failed", error, function=function)
-        problem = PipelineError(f"{type(error).__name__} in {function}; see its log").problem()
-        return _json(problem, 500, "application/problem+json")
+        said = told(error, f"{type(error).__name__} in {function}; see its log")
+        return _json(PipelineError(said).problem(), 500, "application/problem+json")
     logs.log("step done", function=function, **result)
     return _json(result, 200, "application/json")
 
 
-def _within_quota(use_case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run it; QuotaExceeded where Google Cloud refused a call of it with 429."""
+def _allowed(use_case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run it; QuotaExceeded where Google Cloud refused a call of it with 429, Refused with 403."""
     try:
         return use_case()
     except TooManyRequests as error:
-        raise QuotaExceeded(
-            f"{error.message}; the same call succeeds later (a rollout tries for some 40 minutes)"
-        ) from error
+        later = "the same call succeeds later (a rollout tries for some 40 minutes)"
+        raise QuotaExceeded(told(error, f"{error.message}; {later}")) from error
+    except (Forbidden, Unauthorized) as error:
+        # With its stack: Firestore's refusals do not say what they refuse.
+        logs.log_exception("call refused", error)
+        raise Refused(told(error, refusal(error))) from error
+
+
+def refusal(error: GoogleAPICallError) -> str:
+    """Say that Google Cloud refused a call, in its own words: they name the permission."""
+    return f"Google Cloud refused: {error.message} ({type(error).__name__})"
 
 
 def caller(request: flask.Request) -> str:

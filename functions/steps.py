@@ -6,19 +6,35 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
+
+from google.api_core.exceptions import GoogleAPIError
 
 from shared import logs
 from shared.domain.deployment import Deployment, Step, StepName, StepState
 from shared.domain.model import Book, holds
 from shared.domain.recovery import check_current
 from shared.domain.traffic import Split, describe
-from shared.errors import Conflict, NotFound, PipelineError, Superseded, TrafficNotApplied
+from shared.errors import (
+    Conflict,
+    NotFound,
+    PipelineError,
+    Refused,
+    Superseded,
+    TrafficNotApplied,
+    Unavailable,
+)
 from shared.messages import StepRequest
 from shared.ports import Ports, ServiceView, Stale
 
 APPLIED_WITHIN_S = 60.0
 POLL_S = 0.25
-CONFLICTS_AT_MOST = 20
+CONFLICTS_AT_MOST = 10
+PAUSE_S, PAUSE_AT_MOST_S = 0.1, 5.0
+RECORDED = (
+    "what is wanted is recorded, and Cloud Run may not have it yet: "
+    "asking again, or reconcile, completes it"
+)
 
 
 @dataclass
@@ -85,6 +101,36 @@ def require_current(model_id: str, service: str, ports: Ports) -> None:
         check_current(ports.state.model(model_id), served)
 
 
+def tries(service: str, what: str, token: int | None, ports: Ports) -> Iterator[list[str]]:
+    """Begin a write under an etag again and again, a little later each time; Unavailable at last.
+
+    The caller leaves once it was let through, and else puts why it was not into the list. Cloud
+    Run takes 60 writes a minute of a project in a region. Two writers have two tokens, and so
+    do not come back at the same time.
+    """
+    jitter, refusals = Random(token), [""]
+    for number in range(CONFLICTS_AT_MOST):
+        if number:
+            pause_s = min(PAUSE_S * 2 ** (number - 1), PAUSE_AT_MOST_S)
+            ports.clock.sleep(pause_s * jitter.uniform(0.5, 1))
+        yield refusals
+    raise Unavailable(
+        f"{service!r} did not take {what} in {CONFLICTS_AT_MOST} tries, at last: {refusals[-1]}; "
+        "the next try or reconcile completes it"
+    )
+
+
+@contextmanager
+def _recorded() -> Iterator[None]:
+    """Note on Google's errors, for people, that what is wanted is recorded by now."""
+    try:
+        yield
+    except (GoogleAPIError, Refused) as error:
+        error.add_note(RECORDED)
+        raise
+
+
+@_recorded()
 def apply_traffic(
     service: str,
     model_id: str,
@@ -99,37 +145,45 @@ def apply_traffic(
     The one way in which traffic is ever changed: read the service and its etag, check the
     token, write under that etag, start again on a conflict, believe `traffic_statuses`.
     So whoever was overtaken fails, in any interleaving: Superseded. TrafficNotApplied
-    when Cloud Run does not serve the split in time. Tags of others are kept, `dropped` ones
-    are not. Who took the token after reading the service passes that as `seen`: whatever was
+    when Cloud Run does not serve the split and the `tags` in time, Unavailable when it does
+    not take them. Other tags are kept as they are served now, `dropped` ones are not: one that
+    is not served names a revision that is not ready, and would keep all of the split from being
+    served. Who took the token after reading the service passes that as `seen`: whatever was
     written since then makes its etag stale. StateIsOlder where the documents were restored to a
     time before the service's last write.
     """
-    for _ in range(CONFLICTS_AT_MOST):
+    tags = tags or {}
+    for refusals in tries(service, "the split", token, ports):
         seen = seen or ports.cloud_run.service(service)
         model = ports.state.model(model_id)
         check_current(model, seen.token)
         if model.token != token:
             raise Superseded(model_id, token, model.token)
-        wanted = model.desired
-        wanted_tags = {
-            tag: revision
-            for tag, revision in {**seen.tags, **(tags or {})}.items()
-            if tag not in dropped
-        }
+        wanted_tags = {**_kept(seen, {*tags, *dropped}), **tags}
         try:
-            ports.cloud_run.write_traffic(seen, wanted, wanted_tags, model.token)
+            ports.cloud_run.write_traffic(seen, model.desired, wanted_tags, model.token)
         except Stale as conflict:
             logs.log("traffic write conflicted", service=service, conflict=str(conflict))
+            refusals.append(str(conflict))
             seen = None
             continue
-        served = _wait_until_served(service, wanted, wanted_tags, dropped, ports)
-        logs.log("traffic applied", service=service, token=token, traffic=dict(wanted))
+        served = _wait_until_served(seen, model.desired, tags, dropped, ports)
+        logs.log("traffic applied", service=service, token=token, traffic=dict(model.desired))
         return served
-    raise TrafficNotApplied(service, "the split", "an ever-changing one", 0)
+    raise AssertionError("unreachable: the last try raises")
+
+
+def _kept(seen: ServiceView, besides: Collection[str]) -> dict[str, str]:
+    """Return the tags, but those, that are written and served, with where they lead now."""
+    others = {tag: revision for tag, revision in seen.tags.items() if tag not in besides}
+    kept = {tag: seen.served_tags[tag] for tag in others if tag in seen.served_tags}
+    if kept != others:
+        logs.log("tags not served", severity="WARNING", service=seen.name, tags=others, kept=kept)
+    return kept
 
 
 def _wait_until_served(
-    service: str,
+    before: ServiceView,
     wanted: Split,
     tags: Mapping[str, str],
     dropped: Collection[str],
@@ -137,14 +191,22 @@ def _wait_until_served(
 ) -> ServiceView:
     waited_s = 0.0
     while True:
-        seen = ports.cloud_run.service(service)
-        known = set(seen.tag_urls)
-        if dict(seen.split) == dict(wanted) and set(tags) <= known and not known & set(dropped):
+        seen = ports.cloud_run.service(before.name)
+        missing = {tag for tag, to in tags.items() if seen.served_tags.get(tag) != to}
+        left = {*dropped} & {*seen.served_tags}
+        if dict(seen.split) == dict(wanted) and not missing and not left:
             return seen
-        if dict(seen.written) != dict(wanted) or waited_s >= APPLIED_WITHIN_S:
-            raise TrafficNotApplied(service, describe(wanted), describe(seen.split), waited_s)
+        # A read that still has the etag which was written over does not see the write yet.
+        overwritten = dict(seen.written) != dict(wanted) and seen.etag != before.etag
+        if overwritten or waited_s >= APPLIED_WITHIN_S:
+            actual = describe(seen.split) + _tagged(", without", missing) + _tagged(", with", left)
+            raise TrafficNotApplied(seen.name, describe(wanted), actual, waited_s)
         ports.clock.sleep(POLL_S)
         waited_s += POLL_S
+
+
+def _tagged(how: str, tags: Collection[str]) -> str:
+    return f"{how} the tag {', '.join(sorted(tags))}" if tags else ""
 
 
 def _log(deployment: Deployment, name: StepName) -> None:

@@ -43,8 +43,13 @@ class PipelineError(Exception):
             "title": self.title,
             "status": self.http_status,
             "code": self.code,
-            "detail": str(self),
+            "detail": told(self),
         }
+
+
+def told(error: BaseException, said: str = "") -> str:
+    """Return `said` (or the error's own text), and what was noted on the error on its way."""
+    return "; ".join([said or str(error), *getattr(error, "__notes__", [])])
 
 
 class InvalidRequest(PipelineError):

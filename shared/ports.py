@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -130,9 +130,10 @@ class Objects(Protocol):
 class ServiceView:
     """A Cloud Run service as it is now.
 
-    `split` and `tag_urls` come from `traffic_statuses`, what is really served; `names_all`
-    is False while the specification leaves any traffic to LATEST. `token` is the fencing token
-    of the last write of traffic, `lived` the versions that had all of it: see `domain.marks`.
+    `split`, `tag_urls` and `served_tags` (tag to revision) come from `traffic_statuses`, what is
+    really served; `written` and `tags` from the specification. `names_all` is False while that
+    leaves any traffic to LATEST. `token` is the fencing token of the last write of traffic,
+    `lived` the versions that had all of it: see `domain.marks`.
     """
 
     name: str
@@ -146,6 +147,7 @@ class ServiceView:
     written: Mapping[str, int]
     token: int = 0
     lived: tuple[int, ...] = ()
+    served_tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,10 @@ class RevisionView:
 
 
 class CloudRun(Protocol):
-    """Services and revisions. Every write carries an etag; Stale says that it was old."""
+    """Services and revisions. Every write carries an etag; Stale says that it was old.
+
+    Or that nothing was answered: the write may have happened, and then the etag is old.
+    """
 
     def service(self, name: str) -> ServiceView:
         """Return the service; NotFound where there is none."""
@@ -194,7 +199,7 @@ class CloudRun(Protocol):
 
 
 class Stale(Exception):
-    """The service changed after it was read: read again, check the token again, write again."""
+    """The service changed after it was read, or may have: read, check the token, write again."""
 
 
 class JobState(StrEnum):

@@ -82,7 +82,8 @@ class FakeState:
     """Documents with versions, and transactions that rerun when what they read has changed.
 
     `before_commit` runs between a transaction's reads and its commit, where another writer may
-    come in; `committed` is told of every commit: documents before and after, events.
+    come in; `committed` is told of every commit: the model and what was written, before
+    and after, and the events.
     """
 
     def __init__(self, *declarations: ModelDeclaration) -> None:
@@ -228,7 +229,8 @@ class FakeState:
         with self._lock:
             if any(self._versions.get(path, 0) != seen for path, seen in book.seen.items()):
                 return False
-            before = {path: self._documents.get(path) for path in book.writes}
+            after = {book.model_path: book.model, **book.writes}
+            before = {path: self._documents.get(path) for path in after}
             self._documents.update(book.writes)
             for path, written in book.writes.items():
                 if isinstance(written, Deployment):
@@ -240,7 +242,7 @@ class FakeState:
                 self._outbox[name] = announce_of(name, event, made)
                 self._events.append(event)
             self._news = self._news or bool(book.events)
-        self.committed(before, book.writes, book.events)
+        self.committed(before, after, book.events)
         return True
 
 
@@ -253,13 +255,15 @@ class FakeBook:
         self._state = state
         self._changed: dict[Path, Any] = {}
         self._known: dict[Path, Any] = {}
-        self._model_path = ("models", model_id)
-        self.model: Model = self._read(self._model_path) or Model(model_id)
+        self.model_path = ("models", model_id)
+        self.model: Model = self._read(self.model_path) or Model(model_id)
+        self._model_read = self.model
 
     @property
     def writes(self) -> dict[Path, Any]:
-        """What the commit writes: always the model, so that its writers pass one at a time."""
-        return {self._model_path: self.model, **self._changed}
+        """What the commit writes: the model where it was changed, and what was put."""
+        model = {} if self.model == self._model_read else {self.model_path: self.model}
+        return {**model, **self._changed}
 
     def find(self, deployment_id: str) -> Deployment | None:
         """Return a deployment as this transaction sees it, or None."""
@@ -476,6 +480,7 @@ class FakeCloudRun:
                 written={revision or "": share for revision, share in service.split.items()},
                 token=token_of(service.annotations),
                 lived=lived_of(service.annotations),
+                served_tags=dict(service.served_tags),
             )
 
     def revision(self, service: str, revision: str) -> RevisionView | None:

@@ -17,14 +17,24 @@ from http import HTTPStatus
 
 import flask
 from flask.typing import ResponseReturnValue
-from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.api_core.exceptions import (
+    Aborted,
+    Cancelled,
+    ClientError,
+    GoogleAPICallError,
+    RetryError,
+    TooManyRequests,
+)
 from werkzeug.exceptions import HTTPException
 
 from functions.dashboard.schemas import Problem
+from functions.entry import refusal
 from shared import logs
-from shared.errors import PipelineError, Unavailable
+from shared.errors import PipelineError, Refused, Unavailable, told
 
 ErrorPage = Callable[[Problem], str]
+PASSING = (TooManyRequests, Aborted, Cancelled)
+"""What Google answers with a 4xx, and may answer otherwise a moment later."""
 
 
 class NotIdentified(PipelineError):
@@ -112,9 +122,12 @@ def register(app: flask.Flask, page: ErrorPage | None) -> None:
         return answer(problem, {"Allow": ", ".join(sorted(methods))} if methods else {})
 
     def unreachable(error: Exception) -> ResponseReturnValue:
+        if isinstance(error, ClientError) and not isinstance(error, PASSING):
+            logs.log_exception("a service refused", error)
+            return refused(Refused(told(error, refusal(error))))
         logs.log_exception("a service did not answer", error)
         kind = type(error).__name__
-        return refused(Unavailable(f"Google Cloud did not answer ({kind}); try again"))
+        return refused(Unavailable(told(error, f"Google Cloud did not answer ({kind}); try again")))
 
     def unexpected(error: Exception) -> ResponseReturnValue:
         # The boundary: logged with its stack, answered without it.

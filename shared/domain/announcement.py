@@ -18,7 +18,6 @@ from shared.domain.deployment import Deployment, Event
 
 SCHEMA_VERSION = 1
 TYPE_PREFIX = "dev.turnout.deployment."
-REASON_AT_MOST = 400
 
 
 @dataclass(frozen=True)

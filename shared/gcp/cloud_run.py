@@ -21,6 +21,7 @@ PORT = 8080
 PROBE_PERIOD_S = 1
 # Without it a service that takes the call and says nothing would hold the caller for ever.
 READ_WITHIN_S = 10
+WRITE_WITHIN_S = 15
 _BY_NAME = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION
 passing = retry.Retry(
     predicate=retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.DeadlineExceeded),
@@ -46,14 +47,11 @@ class RunServices:
     def service(self, name: str) -> ServiceView:
         """Return the service as it is now; NotFound where there is none."""
         try:
-            found = self._services.get_service(
-                name=self._path(name), retry=passing, timeout=READ_WITHIN_S
-            )
+            return _view(self._get(self._path(name)))
         except exceptions.NotFound:
             raise NotFound(
                 f"Cloud Run has no service {name!r}; apply Terraform for this model first"
             ) from None
-        return _view(found)
 
     def revision(self, service: str, revision: str) -> RevisionView | None:
         """Return a revision's own conditions, or None.
@@ -142,15 +140,27 @@ class RunServices:
         )
 
     def _update(self, service: run_v2.Service, mask: list[str]) -> None:
+        refused = f"Cloud Run refused the {' and '.join(mask)}"
         try:
             self._services.update_service(
                 request=run_v2.UpdateServiceRequest(service=service, update_mask={"paths": mask}),
-                timeout=60,
+                timeout=WRITE_WITHIN_S,
             )
-        except (exceptions.Aborted, exceptions.FailedPrecondition) as error:
+        except exceptions.Aborted as error:
             raise Stale(str(error)) from error
+        except (exceptions.ServiceUnavailable, exceptions.DeadlineExceeded) as error:
+            # It may have been written. The etag says so, once the service is read again.
+            raise Stale(f"Cloud Run did not answer: {error.message}") from error
+        except exceptions.FailedPrecondition as error:
+            # An old etag, or a policy that forbids the write and will do so again.
+            if self._get(service.name).etag != service.etag:
+                raise Stale(str(error)) from error
+            raise Refused(f"{refused}: {error.message}") from error
         except (exceptions.InvalidArgument, exceptions.AlreadyExists) as error:
-            raise Refused(f"Cloud Run refused the {' and '.join(mask)}: {error.message}") from error
+            raise Refused(f"{refused}: {error.message}") from error
+
+    def _get(self, path: str) -> run_v2.Service:
+        return self._services.get_service(name=path, retry=passing, timeout=READ_WITHIN_S)
 
     def _path(self, name: str) -> str:
         return f"{self._parent(name.removeprefix(SERVICE_PREFIX))}/services/{name}"
@@ -198,6 +208,7 @@ def _view(found: run_v2.Service) -> ServiceView:
         written=written,
         token=token_of(found.annotations),
         lived=lived_of(found.annotations),
+        served_tags={status.tag: status.revision or latest for status in tagged},
     )
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
-from google.api_core.exceptions import Aborted, AlreadyExists
+from google.api_core.exceptions import Aborted, AlreadyExists, InvalidArgument
 from google.api_core.exceptions import NotFound as DocumentMissing
 from google.cloud import firestore
 from pydantic import TypeAdapter
@@ -20,7 +20,7 @@ from shared import logs
 from shared.domain.announcement import Announcement, announce_of, event_name
 from shared.domain.deployment import Deployment, Event, Status
 from shared.domain.model import Model
-from shared.errors import NotFound, Unavailable
+from shared.errors import NotFound, PipelineError, Unavailable
 from shared.messages import ModelDeclaration
 
 T = TypeVar("T")
@@ -137,7 +137,8 @@ class FirestoreState:
     def change(self, model_id: str, move: Callable[[FirestoreBook], T]) -> T:
         """Run `move` on fresh documents in one transaction; Aborted after 30 s of contention.
 
-        All writers of a model read and write its document, so they pass one at a time.
+        All of them read the model's document, so whoever changes it lets nobody else between
+        its own read and its commit.
         """
 
         def attempt(transaction: firestore.Transaction) -> tuple[T, bool]:
@@ -221,7 +222,8 @@ class FirestoreBook:
         self._client = client
         self._transaction = transaction
         self._model_reference = client.collection("models").document(model_id)
-        self.model = _model(model_id, self._model_reference.get(transaction=transaction))
+        self._read = _model(model_id, self._model_reference.get(transaction=transaction))
+        self.model = self._read
         self._known: dict[str, Deployment | None] = {}
         self._changed: dict[str, Deployment] = {}
         self._events: list[Event] = []
@@ -255,7 +257,9 @@ class FirestoreBook:
 
         True where an event is among them: it is in the outbox, too, until it is announced.
         """
-        self._transaction.set(self._model_reference, plain(_models.dump_python(self.model)))
+        # Firestore takes about one write a second of one document for long: none that says nothing.
+        if self.model != self._read:
+            self._transaction.set(self._model_reference, plain(_models.dump_python(self.model)))
         for changed in self._changed.values():
             self._transaction.set(
                 self._reference(changed.id), plain(_deployments.dump_python(changed))
@@ -357,7 +361,8 @@ class FirestorePosts:
 def in_transaction(client: firestore.Client, attempt: Callable[[firestore.Transaction], T]) -> T:
     """Run `attempt` in one transaction, again on contention; Aborted after 30 s of it.
 
-    The client retries ABORTED at commit; locks can also be lost at a read.
+    The client retries ABORTED at commit; locks can also be lost at a read. A repeat is safe: of
+    a transaction that was lost, nothing is written.
     """
     for again in Retrying(
         retry=retry_if_exception(_is_contention),
@@ -399,7 +404,21 @@ def _model(model_id: str, found: firestore.DocumentSnapshot[Any]) -> Model:
     return _models.validate_python(found.to_dict()) if found.exists else Model(model_id)
 
 
-def _is_contention(error: BaseException) -> bool:
+def _is_contention(error: BaseException | None) -> bool:
+    """Say whether the transaction was lost to others, also where a later error hides it.
+
+    The client rolls back after any error, and raises what the rollback meets instead. A
+    PipelineError is what the attempt itself says: it stands, whatever was met before it.
+    """
+    if error is None or isinstance(error, PipelineError):
+        return False
+    return _is_lost(error) or any(map(_is_contention, {error.__cause__, error.__context__}))
+
+
+def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, InvalidArgument):
+        # "The referenced transaction has expired or is no longer valid."
+        return any(words in str(error) for words in ("has expired", "no longer valid"))
     # The client turns its fifth ABORTED into a ValueError with this text.
     return isinstance(error, Aborted) or (
         isinstance(error, ValueError) and "Failed to commit transaction" in str(error)

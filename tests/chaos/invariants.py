@@ -302,7 +302,7 @@ class Invariants:
     def committed(
         self, before: Mapping[Path, Any], after: Mapping[Path, Any], events: Sequence[Event]
     ) -> None:
-        """Check one transaction: the documents it wrote, before and after, and its events."""
+        """Check one transaction: the model and what it wrote, before and after, and its events."""
         model = after["models", MODEL]
         self._token_grows(before["models", MODEL], model)
         for path, deployment in after.items():

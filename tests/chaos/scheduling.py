@@ -224,7 +224,7 @@ class Watched:
             scheduler.point(call)
             fault = scheduler.fault_of(self._name, call)
             if fault is Fault.UNAVAILABLE:
-                raise self._failure(ServiceUnavailable)
+                raise self._failure(ServiceUnavailable, call)
             try:
                 answer = bound(*arguments, **named)
             except Stale:
@@ -233,7 +233,7 @@ class Watched:
             finally:
                 scheduler.changed |= changes
             if fault is Fault.LOST_ANSWER:
-                raise self._failure(DeadlineExceeded)
+                raise self._failure(DeadlineExceeded, call)
             if fault is Fault.DIES_AFTER:
                 raise Crash
             return answer
@@ -241,8 +241,10 @@ class Watched:
         self.__dict__[method] = watched
         return watched
 
-    def _failure(self, kind: type[Exception]) -> Exception:
+    def _failure(self, kind: type[Exception], call: str) -> Exception:
         """What the real adapter of this port raises."""
+        if call in ("cloud_run.write_traffic", "cloud_run.write_template"):
+            return Stale("Cloud Run did not answer")
         if self._name in ("predictions", "monitoring"):
             return Unavailable(f"{self._name} did not answer: ConnectionError")
         return kind(f"{self._name} did not answer")

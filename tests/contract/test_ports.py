@@ -252,6 +252,25 @@ def test_move_runs_again_from_fresh_documents_when_another_writer_came_between(
     assert ports.state.model(model_id).token == 2
 
 
+def test_moves_that_leave_the_model_as_it_is_do_not_keep_each_other_waiting(
+    ports: Ports, model_id: str
+) -> None:
+    """Each writes a document of its own, and both have only read the model's."""
+    first, second = (deployment(model_id, version) for version in (1, 2))
+    tried: list[int] = []
+
+    def move(book: Book) -> None:
+        tried.append(book.model.token)
+        if len(tried) == 1:
+            ports.state.change(model_id, lambda other: other.put(second))
+        book.put(first)
+
+    ports.state.change(model_id, move)
+    assert len(tried) == 1
+    assert [found.version for found in ports.state.deployments(model_id)] == [2, 1]
+    assert ports.state.model(model_id) == Model(model_id)
+
+
 def outbox_of(ports: Ports, model_id: str) -> list[Announcement]:
     return [one for one in ports.state.outbox(1000) if one.event.model_id == model_id]
 
@@ -692,6 +711,28 @@ def test_split_that_cannot_be_served_is_written_and_the_old_one_stays(
     assert dict(after.written) == {v(serving_id, version): 100}
     assert dict(after.split) == {v(serving_id, 1): 100}
     ports.cloud_run.write_traffic(after, {v(serving_id, 1): 100}, {}, 8)
+
+
+def test_tag_is_served_where_its_revision_was_ready_and_the_new_one_is_not(
+    ports: Ports, serving_id: str
+) -> None:
+    make(ports, deployment(serving_id, 5, training_run=CRASHING_RUN))
+    ready, failed = v(serving_id, 1), v(serving_id, 5)
+    service = service_of(serving_id)
+    seen = ports.cloud_run.service(service)
+    ports.cloud_run.write_traffic(seen, {ready: 100}, {"debug": ready}, 9)
+    seen = until(
+        lambda: ports.cloud_run.service(service),
+        lambda view: dict(view.split) == {ready: 100} and dict(view.served_tags) == view.tags,
+    )
+    ports.cloud_run.write_traffic(
+        seen, {v(serving_id, 0): 100}, {"debug": failed, "n-1": failed}, 10
+    )
+    after = ports.cloud_run.service(service)
+    assert dict(after.tags) == {"debug": failed, "n-1": failed}
+    assert dict(after.served_tags) == {"debug": ready}
+    assert dict(after.split) == {ready: 100}, "one tag keeps all of the split from being served"
+    ports.cloud_run.write_traffic(after, {ready: 100}, {}, 11)
 
 
 def test_revision_is_deleted_unless_it_may_be_served(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import flask
 import pytest
-from google.api_core.exceptions import Aborted, ResourceExhausted, TooManyRequests
+from google.api_core.exceptions import (
+    Aborted,
+    Forbidden,
+    PermissionDenied,
+    ResourceExhausted,
+    TooManyRequests,
+    Unauthenticated,
+)
 
 from functions.entry import respond
 from shared.errors import Conflict, PipelineError, Unavailable
@@ -17,6 +24,9 @@ from shared.messages import Reconcile
         # gRPC's and HTTP's way of saying it.
         (ResourceExhausted("60 writes a minute"), 429, "quota_exceeded"),
         (TooManyRequests("60 writes a minute"), 429, "quota_exceeded"),
+        (PermissionDenied("Permission 'run.services.update' denied"), 422, "refused"),
+        (Forbidden("storage.objects.get access denied"), 422, "refused"),
+        (Unauthenticated("invalid credentials"), 422, "refused"),
         (Aborted("conflict"), 500, "pipeline_error"),
         (ValueError("surprise"), 500, "pipeline_error"),
         (Unavailable("away"), 503, "unavailable"),
@@ -29,6 +39,8 @@ def test_error_is_answered_as_what_the_workflow_does_about_it(
     monkeypatch.setattr("functions.entry.announce_own", lambda: None)
     monkeypatch.setattr("functions.entry.wiring.state", lambda: None)
 
+    raised.add_note("it is recorded")
+
     def use_case(_: Reconcile) -> dict[str, object]:
         raise raised
 
@@ -36,5 +48,10 @@ def test_error_is_answered_as_what_the_workflow_does_about_it(
         answer = flask.make_response(respond(Reconcile, context.request, use_case))
     assert answer.status_code == status
     assert answer.get_json()["code"] == code
-    if isinstance(raised, PipelineError | TooManyRequests):
-        assert str(raised.args[0]) in answer.get_json()["detail"]
+    detail = answer.get_json()["detail"]
+    if isinstance(raised, PipelineError | TooManyRequests | Forbidden):
+        assert str(raised.args[0]) in detail
+    if status == 422:
+        # What the runbook looks for in the log.
+        assert f"Google Cloud refused: {raised.args[0]} ({type(raised).__name__})" in detail
+    assert detail.endswith("; it is recorded")

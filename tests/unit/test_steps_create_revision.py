@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from functions.cancel import stop
 from functions.create_revision import create
 from shared.domain.deployment import StepName, StepState
-from shared.errors import RevisionFailed, RevisionNotReady, Superseded
+from shared.errors import RevisionFailed, RevisionNotReady, Superseded, Unavailable
 from shared.messages import Cancel, CreateRevision
+from shared.ports import Stale
 from tests.fakes import World
 from tests.unit.stepping import (
     SERVICE,
@@ -92,6 +95,39 @@ def test_template_is_written_again_when_somebody_changed_the_service_meanwhile(
     create(command, world.ports(cloud_run=hurried))
     assert hurried.left == 0
     assert served(world) == {V0: 100}
+
+
+def test_template_whose_write_was_not_answered_is_found_made(world: World) -> None:
+    class Silent:
+        """Takes the first template and says nothing; would not take it a second time."""
+
+        written = False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.cloud_run, name)
+
+        def write_template(self, *given: Any) -> None:
+            assert not self.written
+            self.written = True
+            world.cloud_run.write_template(*given)
+            raise Stale("Cloud Run did not answer")
+
+    command = CreateRevision(deployment_id=NAME, execution="executions/1")
+    assert create(command, world.ports(cloud_run=Silent()))["revision"] == V1
+
+
+def test_template_that_nobody_takes_is_given_up_with_the_reason(world: World) -> None:
+    class Away:
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.cloud_run, name)
+
+        def write_template(self, *_: Any) -> None:
+            raise Stale("Cloud Run did not answer: connection reset")
+
+    command = CreateRevision(deployment_id=NAME, execution="executions/1")
+    with pytest.raises(Unavailable, match=r"the template in .* connection reset"):
+        create(command, world.ports(cloud_run=Away()))
+    step(world, "create", NAME)
 
 
 def test_revision_that_takes_its_time_is_waited_for(world: World) -> None:
