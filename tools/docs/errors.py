@@ -112,8 +112,14 @@ Kind = type[PipelineError] | type[ServingError]
 
 def _tree(base: Kind) -> Iterator[Kind]:
     yield base
-    for one in base.__subclasses__():
+    # In the order of their files, whichever was imported first.
+    for one in sorted(base.__subclasses__(), key=_place):
         yield from _tree(one)
+
+
+def _place(kind: Kind) -> tuple[bool, str, int]:
+    elsewhere = kind.__module__ in MODULES
+    return elsewhere, kind.__module__, inspect.getsourcelines(kind)[1]
 
 
 def _table(kinds: Iterable[Kind]) -> str:
