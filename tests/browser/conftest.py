@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from tests.browser.chromium import browser
 from tests.browser.samples import Gallery, gallery
 from tests.browser.story import MODELS, Story
 from tests.e2e import declarations
-from tests.e2e.world import ROOT, Cloud, clean_environment
+from tests.e2e.world import Cloud
 from tests.permissions import record
 
 
@@ -34,28 +32,23 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
 
 
 @pytest.fixture(scope="session")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(
+    tmp_path_factory: pytest.TempPathFactory,
+    artifacts_being_written: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Story]:
     """The session's local cloud with its dashboard; TensorFlow writes models while it starts."""
     folder = tmp_path_factory.mktemp("story")
-    artifacts = folder / "artifacts"
-    with (folder / "writing.log").open("wb") as log:
-        writing = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.artifacts", str(artifacts)],
-            cwd=ROOT,
-            env={**clean_environment(), "CUDA_VISIBLE_DEVICES": "-1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
     cloud = Cloud(folder, declarations.write(folder, MODELS))
     try:
         world = cloud.start()
-        assert writing.wait(timeout=240) == 0, (folder / "writing.log").read_text()[-4000:]
+        assert request.getfixturevalue("artifacts")
         environment = json.loads((cloud.data / "cloud.json").read_text())["environment"]
-        yield Story(world, artifacts, f"{environment['TURNOUT_FUNCTIONS_URL']}/dashboard")
+        yield Story(
+            world, artifacts_being_written, f"{environment['TURNOUT_FUNCTIONS_URL']}/dashboard"
+        )
         world.close()
     finally:
-        writing.kill()
-        writing.wait()
         cloud.stop()
     record.check(cloud.data)
 

@@ -123,6 +123,7 @@ def test_a_gradual_rollout_and_its_rollback_fail_no_request(
         "version": "v1",
         "traffic": {"model-serving-steady-v1-1": 100},
         "said": "v1 has the traffic again: model-serving-steady-v1-1 100 %",
+        "under_way": False,
     }
     assert [one["status"] for one in world.deployments("steady")] == ["active", "rolled_back"]
     left = world.events("steady-2-auto")[-1]
