@@ -22,6 +22,7 @@ from google.cloud.firestore_v1.query_profile import ExplainOptions
 from google.cloud.firestore_v1.vector import Vector
 
 from localcloud.firestore.store import Store
+from localcloud.run.process import free_port
 from tests.contract.firestore_backends import connected, local_firestore, local_process
 
 TIMEOUT_S = 30
@@ -407,7 +408,8 @@ def test_listener_goes_on_after_a_restart_with_what_it_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: queue.Queue[list[str]] = queue.Queue()
-    with local_firestore(tmp_path) as address:
+    port = free_port()  # which no outgoing connection takes meanwhile
+    with local_firestore(tmp_path, port=port) as address:
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
         db = firestore.Client(project=PROJECT)
         db.document("runs/1").set({"n": 1})
@@ -423,7 +425,7 @@ def test_listener_goes_on_after_a_restart_with_what_it_missed(
     ):
         other.document("runs/1").delete()
         other.document("runs/3").set({"n": 1})
-    with local_firestore(tmp_path, port=int(address.rsplit(":")[-1])):
+    with local_firestore(tmp_path, port=port):
         assert told.get(timeout=TIMEOUT_S) == ["REMOVED 1", "ADDED 3"]
         watch.unsubscribe()
         db.close()

@@ -27,6 +27,7 @@ from aiohttp import web
 from google.cloud import firestore, storage
 
 from localcloud.firestore import Firestore
+from localcloud.run.process import free_port
 from localcloud.storage import Storage
 from serving.artifacts import ManifestFile, digest_of
 from serving.cpus import cpus_given
@@ -349,12 +350,6 @@ class Container:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.logs.append(json.loads(line))
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
