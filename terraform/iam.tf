@@ -8,7 +8,7 @@ locals {
     cancel                = ["state", "outbox", "news", "traffic", "preparation_end", "workflow_start", "workflow_end", "traces"]
     chat_trigger          = []
     check_health          = ["state", "service_reader", "artifacts_reader", "traces"]
-    claim_deployment      = ["state", "outbox", "news", "service_reader", "traces"]
+    claim_deployment      = ["state", "outbox", "news", "traffic", "workflow_start", "traces"]
     collect_metrics       = ["hours", "metrics", "traces"]
     copy_artifacts        = ["state", "training_reader", "artifacts_writer", "traces"]
     create_revision       = ["state", "traffic", "run_reader", "image_reader", "traces"]

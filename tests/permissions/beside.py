@@ -49,9 +49,16 @@ _ALL: Mapping[str, Reason] = {
         "https://docs.cloud.google.com/iam/docs/roles-permissions/telemetry"
     ),
 }
+_OUTDONE = Reason(
+    "ends a run that waited and is no better than what went live meanwhile",
+    _STEPS + "gate_again.py::test_late_run_ends_at_its_claim_and_leaves_the_traffic_alone",
+)
 _OF_PART: Mapping[tuple[str, str], Reason] = {
     ("abort_deployment", "workflows.executions.create"): _NEXT,
     ("cancel", "workflows.executions.create"): _NEXT,
+    ("claim_deployment", "iam.serviceAccounts.actAs"): _OUTDONE,
+    ("claim_deployment", "run.services.update"): _OUTDONE,
+    ("claim_deployment", "workflows.executions.create"): _OUTDONE,
     ("dashboard", "run.executions.cancel"): Reason(
         "stops the job of the rollout that it ends",
         _STEPS + "prepare_model.py::test_rollout_that_ends_stops_its_job_and_a_repeat_does_no_harm",
